@@ -1,0 +1,3 @@
+//! Tools that show whether a transport keeps its promises.
+pub mod broker;
+pub mod proxy;

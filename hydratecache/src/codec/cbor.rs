@@ -1,0 +1,190 @@
+//! The default codec: CBOR through serde.
+
+use bytes::Bytes;
+use ciborium::de::Error as CiboriumError;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Codec, decode_error, encode_error, without_payload};
+use crate::message::ContentType;
+use crate::wire::{MAX_DEPTH, check_well_formed};
+use crate::Result;
+
+/// CBOR through serde, as ciborium writes it. The default.
+///
+/// Decoding checks depth and declared lengths first, then tries `cbor4ii`, which is two to three
+/// times as fast; whatever that refuses (short floats, for one), ciborium judges. A property test
+/// shows that the two never disagree on what both accept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cbor;
+
+impl<T: Serialize + DeserializeOwned + 'static> Codec<T> for Cbor {
+    fn encode(&self, value: &T) -> Result<Bytes> {
+        // Most values are small; a larger one grows the buffer a few times.
+        let mut payload = Vec::with_capacity(256);
+        ciborium::into_writer(value, &mut payload)
+            .map_err(|error| encode_error::<T>().with_source(error.to_string()))?;
+        Ok(payload.into())
+    }
+
+    fn decode(&self, payload: &Bytes) -> Result<T> {
+        check_well_formed(payload).map_err(|why| decode_error::<T>(&why.to_string()))?;
+        if let Ok(value) = cbor4ii::serde::from_slice(payload) {
+            return Ok(value);
+        }
+        judge(payload)
+    }
+
+    fn content_type(&self) -> Option<ContentType> {
+        None
+    }
+}
+
+/// Depth is limited a second time, because ciborium recurses in more places than the data nests.
+fn judge<T: DeserializeOwned>(payload: &[u8]) -> Result<T> {
+    ciborium::de::from_reader_with_recursion_limit(payload, MAX_DEPTH * 2).map_err(|error| {
+        match error {
+            CiboriumError::Syntax(offset) => decode_error::<T>(&format!("no CBOR at byte {offset}")),
+            CiboriumError::Semantic(_, message) => decode_error::<T>(without_payload(&message)),
+            CiboriumError::RecursionLimitExceeded => decode_error::<T>("it nests too deep"),
+            CiboriumError::Io(_) => decode_error::<T>("it ends early"),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Clone, Serialize, Deserialize)]
+    enum Shape {
+        Unit,
+        New(i64),
+        Pair(u8, String),
+        Named { a: Option<bool>, b: f64 },
+    }
+
+    #[derive(Debug, PartialEq, Clone, Serialize, Deserialize)]
+    struct Everything {
+        unsigned: u64,
+        signed: i64,
+        small: i8,
+        single: f32,
+        double: f64,
+        text: String,
+        letter: char,
+        maybe: Option<Option<u16>>,
+        list: Vec<Shape>,
+        map: BTreeMap<String, u32>,
+        numbered: BTreeMap<u8, ()>,
+        pair: (u8, bool),
+        wide: i128,
+    }
+
+    fn shape() -> impl Strategy<Value = Shape> {
+        prop_oneof![
+            Just(Shape::Unit),
+            any::<i64>().prop_map(Shape::New),
+            any::<(u8, String)>().prop_map(|(a, b)| Shape::Pair(a, b)),
+            (any::<Option<bool>>(), -1e300_f64..1e300).prop_map(|(a, b)| Shape::Named { a, b }),
+        ]
+    }
+
+    fn everything() -> impl Strategy<Value = Everything> {
+        let numbers = (any::<u64>(), any::<i64>(), any::<i8>(), -1e30_f32..1e30, -1e300_f64..1e300);
+        let texts = (any::<String>(), any::<char>(), any::<Option<u16>>());
+        let nested = (
+            prop::collection::vec(shape(), 0..4),
+            prop::collection::btree_map(any::<String>(), any::<u32>(), 0..4),
+            prop::collection::btree_map(any::<u8>(), Just(()), 0..4),
+        );
+        (numbers, texts, nested, any::<((u8, bool), i128)>()).prop_map(|(n, t, c, p)| Everything {
+            unsigned: n.0,
+            signed: n.1,
+            small: n.2,
+            single: n.3,
+            double: n.4,
+            text: t.0,
+            letter: t.1,
+            maybe: t.2.map(Some),
+            list: c.0,
+            map: c.1,
+            numbered: c.2,
+            pair: p.0,
+            wide: p.1,
+        })
+    }
+
+    /// Whether both decoders accept `payload` and disagree on what it says.
+    fn disagree<T: DeserializeOwned + PartialEq>(payload: &[u8]) -> bool {
+        let fast: Option<T> = cbor4ii::serde::from_slice(payload).ok();
+        let judge: Option<T> = judge(payload).ok();
+        matches!((fast, judge), (Some(fast), Some(judge)) if fast != judge)
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(untagged)]
+    enum Anything {
+        Unsigned(u64),
+        Signed(i64),
+        Flag(bool),
+        Text(String),
+        List(Vec<Anything>),
+        Map(BTreeMap<String, Anything>),
+    }
+
+    proptest! {
+        #[test]
+        fn every_value_comes_back(value in everything()) {
+            let payload = Codec::<Everything>::encode(&Cbor, &value).expect("encodes");
+            prop_assert_eq!(Codec::<Everything>::decode(&Cbor, &payload).expect("decodes"), value);
+        }
+
+        #[test]
+        fn the_fast_decoder_and_the_judge_never_disagree_on_values(value in everything(), flip in any::<(prop::sample::Index, u8)>()) {
+            let mut payload = Vec::new();
+            ciborium::into_writer(&value, &mut payload).expect("encodes");
+            prop_assert!(!disagree::<Everything>(&payload));
+            let index = flip.0.index(payload.len());
+            payload[index] ^= flip.1;
+            if check_well_formed(&payload).is_ok() {
+                prop_assert!(!disagree::<Everything>(&payload), "{:02x?}", payload);
+                prop_assert!(!disagree::<Anything>(&payload), "{:02x?}", payload);
+            }
+        }
+
+        #[test]
+        fn the_two_never_disagree_on_garbage(payload in prop::collection::vec(any::<u8>(), 1..24)) {
+            if check_well_formed(&payload).is_ok() {
+                prop_assert!(!disagree::<Anything>(&payload), "{:02x?}", payload);
+                prop_assert!(!disagree::<(u64, String)>(&payload), "{:02x?}", payload);
+                prop_assert!(!disagree::<Option<i32>>(&payload), "{:02x?}", payload);
+                prop_assert!(!disagree::<f64>(&payload), "{:02x?}", payload);
+                prop_assert!(!disagree::<Shape>(&payload), "{:02x?}", payload);
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_type_and_not_the_payload() {
+        let payload = Codec::<String>::encode(&Cbor, &"secret-value".to_owned()).expect("encodes");
+        let error = Codec::<u64>::decode(&Cbor, &payload).expect_err("another type");
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains("u64") && !shown.contains("secret"), "{shown}");
+    }
+
+    #[test]
+    fn bombs_are_refused() {
+        let deep = Bytes::from([vec![0x81; 100_000], vec![0]].concat());
+        let long = Bytes::from_static(&[0x9b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+        for payload in [deep, long] {
+            assert!(Codec::<Vec<u8>>::decode(&Cbor, &payload).is_err());
+            assert!(Codec::<ciborium::Value>::decode(&Cbor, &payload).is_err());
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! For authors of transports: one broker subscription for a topic, any number of readers of it in
+//! the process.
+//!
+//! A [`Fanout`] tracks sequences once for its topic and gives every reader a queue of its own, so
+//! that a slow reader loses its own messages, is told exactly how many, and holds up nobody.
+
+mod queue;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::sequence::{Tracker, Verdict};
+use crate::transport::{Fence, Gap, Signal, Subscription};
+use crate::wire::Rejection;
+use crate::{Error, Kind, Message};
+use queue::{Queue, Reader};
+
+/// What arrived on a topic.
+pub type Arrival = Result<Message, Rejection>;
+
+/// Distributes what arrives on one topic to its readers in this process.
+pub struct Fanout {
+    queue_bytes: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    tracker: Tracker,
+    readers: Vec<Arc<Queue>>,
+    closed: bool,
+}
+
+impl Fanout {
+    /// How much may wait for one reader, by default: 8 MiB, some 20,000 messages of 256 bytes.
+    pub const DEFAULT_QUEUE_BYTES: usize = 8 << 20;
+
+    /// A fan-out whose readers may each hold up to `queue_bytes` of undelivered messages.
+    #[must_use]
+    pub fn new(queue_bytes: usize) -> Self {
+        Self { queue_bytes, state: Mutex::default() }
+    }
+
+    /// A reader of everything that arrives from now on. `on_drop` runs when it is dropped, with no
+    /// lock held.
+    pub fn subscribe(&self, on_drop: impl FnOnce() + Send + 'static) -> Subscription {
+        let queue = Arc::new(Queue::new(self.queue_bytes));
+        let mut state = self.lock();
+        if state.closed {
+            queue.end();
+        } else {
+            state.readers.push(queue.clone());
+        }
+        Subscription::new(Reader::new(queue, on_drop))
+    }
+
+    /// How many readers there are.
+    #[must_use]
+    pub fn readers(&self) -> usize {
+        let mut state = self.lock();
+        state.readers.retain(|queue| !queue.is_abandoned());
+        state.readers.len()
+    }
+
+    /// Tracks and distributes what arrived, in order.
+    pub fn arrived(&self, arrivals: impl IntoIterator<Item = Arrival>) {
+        let mut state = self.lock();
+        let State { tracker, readers, .. } = &mut *state;
+        readers.retain(|queue| !queue.is_abandoned());
+        if let [only] = readers.as_slice() {
+            // The common case moves every message, and takes the queue's lock once.
+            let mut queue = only.lock();
+            for arrival in arrivals {
+                track(tracker, arrival, |signal| queue.push(signal));
+            }
+            return;
+        }
+        for arrival in arrivals {
+            track(tracker, arrival, |signal| {
+                for queue in readers.iter() {
+                    queue.lock().push(signal.clone());
+                }
+            });
+        }
+    }
+
+    /// The link is lost.
+    pub fn disrupted(&self, why: &Error) {
+        self.tell(|| Signal::Disrupted(why.clone()));
+    }
+
+    /// The link is back and the subscription is proven. `missed` says what may have been lost.
+    pub fn live(&self, missed: Option<Gap>) {
+        self.tell(|| Signal::Live);
+        if let Some(gap) = missed {
+            self.gap(gap);
+        }
+    }
+
+    /// The link lost messages: what is missing before each origin's next message is covered.
+    pub fn gap(&self, gap: Gap) {
+        self.lock().tracker.covered_by_the_link();
+        self.tell(|| Signal::Gap(gap));
+    }
+
+    /// Everything accepted before `fence` was asked for has arrived here.
+    pub fn fenced(&self, fence: Fence) {
+        self.tell(|| Signal::Fenced(fence));
+    }
+
+    /// Ends every reader's stream behind what it has not read yet, and every later one's at once.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        for queue in state.readers.drain(..) {
+            queue.end();
+        }
+    }
+
+    fn tell(&self, signal: impl Fn() -> Signal) {
+        for queue in &self.lock().readers {
+            queue.lock().push(signal());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing here can panic half-way; a poisoned lock would only spread somebody's panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Fanout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fanout").field("readers", &self.readers()).finish_non_exhaustive()
+    }
+}
+
+/// What readers hear of one arrival: a gap before it, the message or the rejection, or nothing.
+fn track(tracker: &mut Tracker, arrival: Arrival, mut hear: impl FnMut(Signal)) {
+    let (position, heartbeat) = match &arrival {
+        Ok(message) => (message.position(), message.kind() == Kind::Heartbeat),
+        Err(rejection) => (rejection.position(), false),
+    };
+    let (missing, duplicate) = match position {
+        None => (None, false),
+        Some(position) if heartbeat => (tracker.heartbeat(position), false),
+        Some(position) => match tracker.message(position) {
+            Verdict::Next => (None, false),
+            Verdict::After(missing) => (Some(missing), false),
+            Verdict::Duplicate => (None, true),
+        },
+    };
+    if tracker.take_forgotten() {
+        hear(Signal::Gap(Gap::Unknown));
+    }
+    if let Some(missing) = missing {
+        hear(Signal::Gap(Gap::Exact(missing)));
+    }
+    match arrival {
+        _ if heartbeat || duplicate => {}
+        Ok(message) => hear(Signal::Message(message)),
+        Err(rejection) => hear(Signal::Rejected(rejection)),
+    }
+}

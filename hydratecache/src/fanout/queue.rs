@@ -1,0 +1,288 @@
+//! The queue of one reader: bounded in bytes, and truthful about what did not fit.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU64;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use futures::Stream;
+
+use crate::transport::{Gap, Signal};
+
+/// How many control signals may gather behind a message before they are summed up: more than any
+/// reader meets that still reads.
+const LONGEST_TAIL: usize = 16;
+
+/// What waits for one reader.
+pub(super) struct Queue(Mutex<Waiting>);
+
+pub(super) struct Waiting {
+    signals: VecDeque<Signal>,
+    held_bytes: usize,
+    limit_bytes: usize,
+    waker: Option<Waker>,
+    ended: bool,
+    abandoned: bool,
+}
+
+impl Queue {
+    pub(super) fn new(limit_bytes: usize) -> Self {
+        Self(Mutex::new(Waiting {
+            signals: VecDeque::new(),
+            held_bytes: 0,
+            // A reader takes what waits in one go: half may be in its hands, half wait here.
+            limit_bytes: limit_bytes / 2,
+            waker: None,
+            ended: false,
+            abandoned: false,
+        }))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn end(&self) {
+        let mut waiting = self.lock();
+        waiting.ended = true;
+        waiting.wake();
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.lock().abandoned
+    }
+}
+
+impl Waiting {
+    pub(super) fn push(&mut self, signal: Signal) {
+        match signal {
+            Signal::Message(_) | Signal::Rejected(_) => self.push_data(signal),
+            control => self.push_control(control),
+        }
+        self.wake();
+    }
+
+    fn push_data(&mut self, signal: Signal) {
+        let bytes = held_bytes(&signal);
+        // One message of any size fits into an empty queue, or it could never be read.
+        if self.held_bytes > 0 && self.held_bytes + bytes > self.limit_bytes {
+            return self.lost_one();
+        }
+        self.held_bytes += bytes;
+        self.signals.push_back(signal);
+    }
+
+    /// Counts in the gap at the end, if one is there already. A fence behind that gap stays true:
+    /// the gap is now reported before it, not after.
+    fn lost_one(&mut self) {
+        let one = Gap::Exact(NonZeroU64::MIN);
+        let reported = self.tail().find_map(|signal| match signal {
+            Signal::Gap(gap) => Some(gap),
+            _ => None,
+        });
+        match reported {
+            Some(gap) => *gap = gap.and(one),
+            None => self.signals.push_back(Signal::Gap(one)),
+        }
+    }
+
+    fn push_control(&mut self, signal: Signal) {
+        self.signals.push_back(signal);
+        if self.tail().count() > LONGEST_TAIL {
+            self.summarise_tail();
+        }
+    }
+
+    /// Keeps what has gathered since the last message short however often the link flaps, so that
+    /// a reader who never reads holds a bounded amount. What is left says the same: where the link
+    /// stands, one gap for all, and the latest fence if no gap came behind it.
+    fn summarise_tail(&mut self) {
+        let begin = self.signals.len() - self.tail().count();
+        let (mut down, mut live, mut gap, mut fence) = (None, None, None::<Gap>, None);
+        for signal in self.signals.drain(begin..) {
+            match signal {
+                Signal::Disrupted(_) => (down, live) = (Some(signal), None),
+                Signal::Live => live = Some(signal),
+                Signal::Gap(more) => {
+                    (gap, fence) = (Some(gap.map_or(more, |gap| gap.and(more))), None);
+                }
+                _ => fence = Some(signal),
+            }
+        }
+        let gap = gap.map(Signal::Gap);
+        let order = match live {
+            Some(_) => [down, live, gap, fence],
+            None => [gap, fence, down, live],
+        };
+        self.signals.extend(order.into_iter().flatten());
+    }
+
+    /// The control signals since the last message, latest first.
+    fn tail(&mut self) -> impl Iterator<Item = &mut Signal> {
+        self.signals.iter_mut().rev().take_while(|signal| is_control(signal))
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+fn is_control(signal: &Signal) -> bool {
+    !matches!(signal, Signal::Message(_) | Signal::Rejected(_))
+}
+
+fn held_bytes(signal: &Signal) -> usize {
+    match signal {
+        Signal::Message(message) => message.held_bytes(),
+        _ => size_of::<Signal>(),
+    }
+}
+
+/// The stream of one reader.
+pub(super) struct Reader<F: FnOnce()> {
+    queue: Arc<Queue>,
+    /// Taken from the queue in one go, so that its lock is taken once for many signals.
+    taken: VecDeque<Signal>,
+    on_drop: Option<F>,
+}
+
+impl<F: FnOnce()> Reader<F> {
+    pub(super) fn new(queue: Arc<Queue>, on_drop: F) -> Self {
+        Self { queue, taken: VecDeque::new(), on_drop: Some(on_drop) }
+    }
+}
+
+/// A burst's room is given back once it is over.
+const KEPT_CAPACITY: usize = 1024;
+
+/// Nothing in a reader is ever pinned.
+impl<F: FnOnce()> Unpin for Reader<F> {}
+
+impl<F: FnOnce()> Stream for Reader<F> {
+    type Item = Signal;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Signal>> {
+        if let Some(signal) = self.taken.pop_front() {
+            return Poll::Ready(Some(signal));
+        }
+        let mut taken = std::mem::take(&mut self.taken);
+        if taken.capacity() > KEPT_CAPACITY {
+            taken = VecDeque::new();
+        }
+        let mut waiting = self.queue.lock();
+        std::mem::swap(&mut waiting.signals, &mut taken);
+        waiting.held_bytes = 0;
+        let ended = waiting.ended;
+        if taken.is_empty() && !ended {
+            waiting.waker = Some(cx.waker().clone());
+        }
+        drop(waiting);
+        self.taken = taken;
+        match self.taken.pop_front() {
+            None if !ended => Poll::Pending,
+            next => Poll::Ready(next),
+        }
+    }
+}
+
+impl<F: FnOnce()> Drop for Reader<F> {
+    fn drop(&mut self) {
+        let mut waiting = self.queue.lock();
+        waiting.abandoned = true;
+        waiting.signals = VecDeque::new();
+        drop(waiting);
+        if let Some(on_drop) = self.on_drop.take() {
+            on_drop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Error, ErrorKind, Key, Message};
+    use bytes::Bytes;
+    use futures::{FutureExt, StreamExt};
+    use proptest::prelude::*;
+    use tokio::time::Instant;
+
+    fn message() -> Signal {
+        Signal::Message(Message::put(Key::new("k").expect("legal"), Bytes::from_static(&[0; 100])))
+    }
+
+    fn reader(limit_bytes: usize) -> (Arc<Queue>, Reader<fn()>) {
+        let queue = Arc::new(Queue::new(limit_bytes));
+        (queue.clone(), Reader::new(queue, || {}))
+    }
+
+    fn drain(reader: &mut Reader<fn()>) -> Vec<Signal> {
+        std::iter::from_fn(|| reader.next().now_or_never().flatten()).collect()
+    }
+
+    fn lost(signals: &[Signal]) -> u64 {
+        let gap = |signal: &Signal| match signal {
+            Signal::Gap(gap) => gap.exact(),
+            _ => None,
+        };
+        signals.iter().filter_map(gap).sum()
+    }
+
+    #[test]
+    fn a_message_larger_than_the_limit_fits_into_an_empty_queue() {
+        let (queue, mut reader) = reader(1);
+        queue.lock().push(message());
+        queue.lock().push(message());
+        let signals = drain(&mut reader);
+        assert!(matches!(signals[..], [Signal::Message(_), Signal::Gap(Gap::Exact(_))]));
+    }
+
+    #[test]
+    fn a_flapping_link_fills_no_queue() {
+        let (queue, mut reader) = reader(1 << 20);
+        let down = Error::new(ErrorKind::Unavailable, "test");
+        for number in 0..100_000 {
+            let mut waiting = queue.lock();
+            waiting.push(Signal::Disrupted(down.clone()));
+            waiting.push(Signal::Live);
+            waiting.push(Signal::Gap(Gap::Unknown));
+            waiting.push(Signal::Fenced(crate::Fence::new(number, Instant::now())));
+            assert!(waiting.signals.len() <= LONGEST_TAIL);
+        }
+        let signals = drain(&mut reader);
+        assert!(matches!(
+            signals[..],
+            [.., Signal::Live, Signal::Gap(Gap::Unknown), Signal::Fenced(_)]
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn received_and_lost_are_all_that_was_sent_and_memory_is_bounded(
+            steps in prop::collection::vec(0_u8..6, 0..500),
+        ) {
+            const LIMIT: usize = 4096;
+            let (queue, mut reader) = reader(LIMIT);
+            let (mut sent, mut seen, mut fences) = (0_u64, Vec::new(), 0);
+            for step in steps {
+                match step {
+                    0 => seen.extend(drain(&mut reader)),
+                    1 => {
+                        fences += 1;
+                        queue.lock().push(Signal::Fenced(crate::Fence::new(fences, Instant::now())));
+                    }
+                    _ => {
+                        sent += 1;
+                        queue.lock().push(message());
+                    }
+                }
+                prop_assert!(queue.lock().held_bytes <= LIMIT / 2);
+            }
+            seen.extend(drain(&mut reader));
+            let received = seen.iter().filter(|s| matches!(s, Signal::Message(_))).count() as u64;
+            prop_assert_eq!(received + lost(&seen), sent);
+        }
+    }
+}

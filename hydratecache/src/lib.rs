@@ -1,0 +1,25 @@
+//! x
+#![allow(missing_docs)]
+pub mod codec;
+mod error;
+pub mod fanout;
+pub mod hub;
+mod key;
+pub mod memory;
+mod message;
+mod publisher;
+pub mod sequence;
+mod topic;
+pub mod transport;
+mod ttl;
+mod version;
+pub mod wire;
+
+pub use error::{Error, ErrorKind, Result};
+pub use key::Key;
+pub use message::{ContentType, Kind, Message, Origin, Position, TraceParent};
+pub use publisher::{Publish, Receipt};
+pub use topic::Topic;
+pub use transport::{Fence, FenceScope, Gap, Limits, Signal, Subscription, Transport};
+pub use ttl::{Remaining, Ttl};
+pub use version::{Version, VersionDomain};

@@ -1,0 +1,364 @@
+//! The byte-level unit that transports carry.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::str::FromStr;
+
+use bytes::Bytes;
+
+use crate::{Error, ErrorKind, Key, Result, Ttl, Version};
+
+/// What a message does to its key, or to its topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A new value for the key.
+    Put,
+    /// The key has no value any more.
+    Remove,
+    /// The whole topic has no value any more.
+    Clear,
+    /// A new TTL for the key, with the same value.
+    Touch,
+    /// A publisher's last sequence, so that even a lost last message is noticed. Without a
+    /// sequence it only probes the way.
+    Heartbeat,
+}
+
+/// One publisher incarnation: a random number made at start and never reused.
+///
+/// 64 bits: among a million incarnations that one subscriber remembers, two share a number with
+/// a probability of about 3 in 100 million (birthday bound).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Origin(NonZeroU64);
+
+impl Origin {
+    /// A new incarnation.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+
+    /// The origin with this number; zero is none.
+    #[must_use]
+    pub const fn from_u64(number: u64) -> Option<Self> {
+        match NonZeroU64::new(number) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Origin({:016x})", self.0)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Who sent a message, and as which of its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Position {
+    /// The publisher incarnation.
+    pub origin: Origin,
+    /// The consecutive number of the message in its origin and topic, from 1.
+    pub sequence: NonZeroU64,
+}
+
+/// A checked W3C `traceparent` of version 00, such as
+/// `00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceParent([u8; Self::BYTES]);
+
+impl TraceParent {
+    /// The length of its text form.
+    pub const BYTES: usize = 55;
+
+    /// The text form.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("the constructor accepts ASCII only")
+    }
+}
+
+impl FromStr for TraceParent {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let legal = |(index, byte): (usize, u8)| match index {
+            2 | 35 | 52 => byte == b'-',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        };
+        <[u8; Self::BYTES]>::try_from(text.as_bytes())
+            .ok()
+            .filter(|bytes| bytes.starts_with(b"00-") && bytes.iter().copied().enumerate().all(legal))
+            .map(Self)
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::InvalidInput,
+                    "the traceparent is not of the form 00-<32 hex>-<16 hex>-<2 hex>, in lower case",
+                )
+            })
+    }
+}
+
+/// The byte-level unit: what happened to which key, with the data that orders and dates it.
+///
+/// Built by one constructor per [kind](Kind), so that every message has the parts its kind needs.
+///
+/// ```
+/// use bytes::Bytes;
+/// use hydratecache::{Key, Kind, Message};
+///
+/// let message = Message::put(Key::new("user:1")?, Bytes::from_static(b"..."));
+/// assert_eq!(message.kind(), Kind::Put);
+/// # Ok::<(), hydratecache::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    pub(crate) kind: Kind,
+    pub(crate) key: Option<Key>,
+    pub(crate) payload: Bytes,
+    pub(crate) ttl: Option<Ttl>,
+    pub(crate) version: Option<Version>,
+    pub(crate) origin: Option<Origin>,
+    pub(crate) sequence: Option<NonZeroU64>,
+    pub(crate) content_type: Option<ContentType>,
+    /// Boxed, because a message moves through several queues and few have these.
+    pub(crate) rare: Option<Box<Rare>>,
+}
+
+/// What few messages carry.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub(crate) struct Rare {
+    pub(crate) schema: Option<u64>,
+    pub(crate) trace_parent: Option<TraceParent>,
+}
+
+impl Message {
+    /// A new value for `key`.
+    #[must_use]
+    pub fn put(key: Key, payload: Bytes) -> Self {
+        Self { key: Some(key), payload, ..Self::bare(Kind::Put) }
+    }
+
+    /// `key` has no value any more.
+    #[must_use]
+    pub fn remove(key: Key) -> Self {
+        Self { key: Some(key), ..Self::bare(Kind::Remove) }
+    }
+
+    /// The whole topic has no value any more.
+    #[must_use]
+    pub fn clear() -> Self {
+        Self::bare(Kind::Clear)
+    }
+
+    /// A new TTL for `key`, with the same value.
+    #[must_use]
+    pub fn touch(key: Key, ttl: Ttl) -> Self {
+        Self { key: Some(key), ttl: Some(ttl), ..Self::bare(Kind::Touch) }
+    }
+
+    /// The last sequence of `origin`; without one, a probe that subscriptions swallow.
+    #[must_use]
+    pub fn heartbeat(origin: Origin, last: Option<NonZeroU64>) -> Self {
+        Self { origin: Some(origin), sequence: last, ..Self::bare(Kind::Heartbeat) }
+    }
+
+    pub(crate) const fn bare(kind: Kind) -> Self {
+        Self {
+            kind,
+            key: None,
+            payload: Bytes::new(),
+            ttl: None,
+            version: None,
+            origin: None,
+            sequence: None,
+            content_type: None,
+            rare: None,
+        }
+    }
+
+    /// The same message with a TTL.
+    #[must_use]
+    pub fn with_ttl(self, ttl: Ttl) -> Self {
+        Self { ttl: Some(ttl), ..self }
+    }
+
+    /// The same message with a version. A clock version takes its tie-breaker from the message's
+    /// origin when it is encoded.
+    #[must_use]
+    pub fn with_version(self, version: Version) -> Self {
+        Self { version: Some(version), ..self }
+    }
+
+    /// The same message with its sender and number.
+    #[must_use]
+    pub fn with_position(self, position: Position) -> Self {
+        Self { origin: Some(position.origin), sequence: Some(position.sequence), ..self }
+    }
+
+    /// The same message with the media type of its payload.
+    #[must_use]
+    pub fn with_content_type(self, content_type: ContentType) -> Self {
+        Self { content_type: Some(content_type), ..self }
+    }
+
+    /// The same message with a fingerprint of the payload's schema.
+    #[must_use]
+    pub fn with_schema(mut self, fingerprint: u64) -> Self {
+        self.rare.get_or_insert_default().schema = Some(fingerprint);
+        self
+    }
+
+    /// The same message with the trace that it belongs to.
+    #[must_use]
+    pub fn with_trace_parent(mut self, trace_parent: TraceParent) -> Self {
+        self.rare.get_or_insert_default().trace_parent = Some(trace_parent);
+        self
+    }
+
+    /// What the message does.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The key; `Clear` and `Heartbeat` have none.
+    #[must_use]
+    pub fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
+    }
+
+    /// The encoded value; empty for every kind but `Put`.
+    #[must_use]
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// How long the value may live.
+    #[must_use]
+    pub fn ttl(&self) -> Option<Ttl> {
+        self.ttl
+    }
+
+    /// What orders this message among the writes of its key.
+    #[must_use]
+    pub fn version(&self) -> Option<Version> {
+        self.version
+    }
+
+    /// The publisher incarnation. A foreign publisher may have none.
+    #[must_use]
+    pub fn origin(&self) -> Option<Origin> {
+        self.origin
+    }
+
+    /// The consecutive number of the message in its origin and topic; of a heartbeat, the last
+    /// one that its origin used.
+    #[must_use]
+    pub fn sequence(&self) -> Option<NonZeroU64> {
+        self.sequence
+    }
+
+    /// Sender and number together, where the message has both.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        let (origin, sequence) = self.origin.zip(self.sequence)?;
+        Some(Position { origin, sequence })
+    }
+
+    /// The media type of the payload, if the publisher said one.
+    #[must_use]
+    pub fn content_type(&self) -> Option<&ContentType> {
+        self.content_type.as_ref()
+    }
+
+    /// The fingerprint of the payload's schema, if the publisher said one.
+    #[must_use]
+    pub fn schema(&self) -> Option<u64> {
+        self.rare.as_ref()?.schema
+    }
+
+    /// The trace that the message belongs to, if the publisher said one.
+    #[must_use]
+    pub fn trace_parent(&self) -> Option<TraceParent> {
+        self.rare.as_ref()?.trace_parent
+    }
+
+    /// What the message holds on to while it waits in a queue, in bytes: key, payload and the
+    /// message itself.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let key = self.key.as_ref().map_or(0, |key| key.as_str().len());
+        size_of::<Self>() + key + self.payload.len()
+    }
+}
+
+impl fmt::Debug for Message {
+    /// Shows everything but the payload, of which it shows the length.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("kind", &self.kind)
+            .field("key", &self.key)
+            .field("payload_bytes", &self.payload.len())
+            .field("ttl", &self.ttl)
+            .field("version", &self.version)
+            .field("origin", &self.origin)
+            .field("sequence", &self.sequence)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The media type of a payload, such as `application/cbor`: 1 to 64 bytes of visible ASCII.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ContentType(std::borrow::Cow<'static, str>);
+
+impl ContentType {
+    /// The longest, in bytes.
+    pub const MAX_BYTES: usize = 64;
+    /// CBOR, RFC 8949.
+    pub const CBOR: Self = Self(std::borrow::Cow::Borrowed("application/cbor"));
+    /// JSON, RFC 8259.
+    pub const JSON: Self = Self(std::borrow::Cow::Borrowed("application/json"));
+
+    /// Checks `name`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] if it is empty, too long or not visible ASCII.
+    pub fn new(name: &str) -> Result<Self> {
+        // The two that nearly every message has cost no allocation.
+        for known in [Self::CBOR, Self::JSON] {
+            if known.as_str() == name {
+                return Ok(known);
+            }
+        }
+        let legal = (1..=Self::MAX_BYTES).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_graphic());
+        if legal {
+            return Ok(Self(name.to_owned().into()));
+        }
+        Err(Error::new(
+            ErrorKind::InvalidInput,
+            "the content type is not 1 to 64 bytes of visible ASCII, as in application/cbor",
+        ))
+    }
+
+    /// The media type as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}

@@ -1,0 +1,284 @@
+//! The gap tracker: which messages of each origin were seen, and what is missing between them.
+//!
+//! A state machine without I/O. Messages and link events go in; what to do with each message
+//! comes out. `docs/ARCHITECTURE.md` says where it stands.
+
+use std::collections::HashMap;
+use std::num::NonZeroU64;
+
+use crate::message::Position;
+use crate::Origin;
+
+/// What to do with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing is missing before it: deliver it.
+    Next,
+    /// This many messages are missing before it: report the gap, then deliver it.
+    After(NonZeroU64),
+    /// It was delivered, or reported in a gap: drop it.
+    Duplicate,
+}
+
+/// Tracks the sequences of every origin of one topic.
+///
+/// An origin that is heard for the first time is taken as it comes: what it sent before belongs
+/// to the time before this subscription, or to a disruption, which the link reports.
+#[derive(Debug)]
+pub struct Tracker {
+    heard: HashMap<Origin, Heard, foldhash::fast::RandomState>,
+    capacity: usize,
+    /// Grows with every message, to find who was silent the longest.
+    now: u64,
+    /// Grows with every gap that the link reported; sequences jump over those without a word.
+    epoch: u32,
+    forgot: bool,
+}
+
+#[derive(Debug)]
+struct Heard {
+    last: u64,
+    epoch: u32,
+    at: u64,
+}
+
+impl Tracker {
+    /// How many origins are remembered. 2,000 instances that restart daily for a month; about
+    /// 3 MiB when full.
+    pub const DEFAULT_CAPACITY: usize = 65_536;
+
+    /// A tracker that has heard nobody.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_capacity(Self::DEFAULT_CAPACITY)
+    }
+
+    /// A tracker that remembers at most `capacity` origins, at least one.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { heard: HashMap::default(), capacity: capacity.max(1), now: 0, epoch: 0, forgot: false }
+    }
+
+    /// A message at `position` was seen.
+    pub fn message(&mut self, position: Position) -> Verdict {
+        let sequence = position.sequence.get();
+        match self.advance(position.origin, sequence) {
+            Advance::By(steps) => NonZeroU64::new(steps - 1).map_or(Verdict::Next, Verdict::After),
+            Advance::Freely => Verdict::Next,
+            Advance::Not => Verdict::Duplicate,
+        }
+    }
+
+    /// A heartbeat was seen: `position` is the last message that its origin sent. Returns how many
+    /// messages are missing up to and including that one.
+    pub fn heartbeat(&mut self, position: Position) -> Option<NonZeroU64> {
+        match self.advance(position.origin, position.sequence.get()) {
+            Advance::By(steps) => NonZeroU64::new(steps),
+            Advance::Freely | Advance::Not => None,
+        }
+    }
+
+    /// The link reported a gap: what is missing before each origin's next message is covered.
+    pub fn covered_by_the_link(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+    }
+
+    /// Whether an origin was forgotten, for want of room, since this was last asked: from then on
+    /// its losses may go unseen, which is a gap of unknown size.
+    #[must_use]
+    pub fn take_forgotten(&mut self) -> bool {
+        std::mem::take(&mut self.forgot)
+    }
+
+    fn advance(&mut self, origin: Origin, sequence: u64) -> Advance {
+        self.now += 1;
+        let epoch = self.epoch;
+        if let Some(heard) = self.heard.get_mut(&origin) {
+            heard.at = self.now;
+            if sequence <= heard.last {
+                return Advance::Not;
+            }
+            let steps = sequence - heard.last;
+            heard.last = sequence;
+            let same_epoch = std::mem::replace(&mut heard.epoch, epoch) == epoch;
+            return if same_epoch { Advance::By(steps) } else { Advance::Freely };
+        }
+        if self.heard.len() >= self.capacity {
+            self.forget_the_silent_half();
+        }
+        self.heard.insert(origin, Heard { last: sequence, epoch, at: self.now });
+        Advance::Freely
+    }
+
+    /// Half at a time, so that a flood of origins costs little each.
+    fn forget_the_silent_half(&mut self) {
+        let mut times: Vec<u64> = self.heard.values().map(|heard| heard.at).collect();
+        let half = times.len() / 2;
+        let median = *times.select_nth_unstable(half).1;
+        self.heard.retain(|_, heard| heard.at > median);
+        self.forgot = true;
+    }
+}
+
+impl Default for Tracker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+enum Advance {
+    /// That many steps from the last one heard, at least one.
+    By(u64),
+    /// From nowhere, or over a gap that the link reported.
+    Freely,
+    /// Not at all: it is not after the last one heard.
+    Not,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(origin: u64, sequence: u64) -> Position {
+        Position {
+            origin: Origin::from_u64(origin).expect("not zero"),
+            sequence: NonZeroU64::new(sequence).expect("not zero"),
+        }
+    }
+
+    /// What a tracker reported, against what was sent.
+    #[derive(Default)]
+    struct Ledger {
+        delivered: Vec<u64>,
+        missing: u64,
+    }
+
+    impl Ledger {
+        fn message(&mut self, tracker: &mut Tracker, sequence: u64) {
+            match tracker.message(at(1, sequence)) {
+                Verdict::Next => self.delivered.push(sequence),
+                Verdict::After(missing) => {
+                    self.missing += missing.get();
+                    self.delivered.push(sequence);
+                }
+                Verdict::Duplicate => {}
+            }
+        }
+    }
+
+    /// All ways in which each of `count` messages is lost, arrives once, or arrives twice.
+    fn histories(count: u32) -> impl Iterator<Item = Vec<u64>> {
+        (0..3_u64.pow(count)).map(move |history| {
+            let copies = |sequence: u32| (history / 3_u64.pow(sequence)) % 3;
+            (0..count)
+                .flat_map(|n| std::iter::repeat_n(u64::from(n) + 1, usize::try_from(copies(n)).expect("small")))
+                .collect()
+        })
+    }
+
+    #[test]
+    fn every_small_history_is_delivered_once_in_order_and_every_loss_is_counted() {
+        const SENT: u64 = 8;
+        for arrivals in histories(8) {
+            let (mut tracker, mut ledger) = (Tracker::new(), Ledger::default());
+            // The message before the history makes the origin known.
+            tracker.message(at(1, 1));
+            for sequence in &arrivals {
+                ledger.message(&mut tracker, sequence + 1);
+            }
+            let tail = tracker.heartbeat(at(1, SENT + 1)).map_or(0, NonZeroU64::get);
+            let delivered = ledger.delivered.len() as u64;
+            assert!(ledger.delivered.is_sorted_by(|a, b| a < b), "{arrivals:?}");
+            assert_eq!(delivered + ledger.missing + tail, SENT, "{arrivals:?}");
+        }
+    }
+
+    #[test]
+    fn every_order_of_a_small_history_accounts_for_every_message() {
+        // All 5,040 orders of seven messages, by Heap's algorithm.
+        fn orders(items: &mut Vec<u64>, k: usize, visit: &mut impl FnMut(&[u64])) {
+            if k <= 1 {
+                return visit(items);
+            }
+            for i in 0..k {
+                orders(items, k - 1, visit);
+                items.swap(if k.is_multiple_of(2) { i } else { 0 }, k - 1);
+            }
+        }
+        let mut count = 0;
+        orders(&mut (2..=8).collect(), 7, &mut |arrivals| {
+            let (mut tracker, mut ledger) = (Tracker::new(), Ledger::default());
+            tracker.message(at(1, 1));
+            for sequence in arrivals {
+                ledger.message(&mut tracker, *sequence);
+            }
+            assert_eq!(tracker.heartbeat(at(1, 8)), None, "8 itself arrived");
+            // A late message was reported missing before it came: it is never delivered after.
+            assert!(ledger.delivered.is_sorted_by(|a, b| a < b), "{arrivals:?}");
+            assert_eq!(ledger.delivered.len() as u64 + ledger.missing, 7, "{arrivals:?}");
+            count += 1;
+        });
+        assert_eq!(count, 5040);
+    }
+
+    #[test]
+    fn a_lost_last_message_is_noticed_by_the_heartbeat_once() {
+        let mut tracker = Tracker::new();
+        assert_eq!(tracker.message(at(1, 1)), Verdict::Next);
+        assert_eq!(tracker.heartbeat(at(1, 3)), NonZeroU64::new(2));
+        assert_eq!(tracker.heartbeat(at(1, 3)), None);
+        assert_eq!(tracker.message(at(1, 4)), Verdict::Next);
+    }
+
+    #[test]
+    fn a_gap_that_the_link_reported_is_not_reported_again_but_a_duplicate_still_is_one() {
+        let mut tracker = Tracker::new();
+        tracker.message(at(1, 5));
+        tracker.covered_by_the_link();
+        assert_eq!(tracker.message(at(1, 5)), Verdict::Duplicate);
+        assert_eq!(tracker.message(at(1, 9)), Verdict::Next);
+        assert_eq!(tracker.message(at(1, 11)), Verdict::After(NonZeroU64::MIN));
+    }
+
+    #[test]
+    fn room_is_bounded_and_forgetting_is_said() {
+        let mut tracker = Tracker::with_capacity(100);
+        for origin in 1..=1000 {
+            tracker.message(at(origin, 1));
+            assert!(tracker.heard.len() <= 100);
+        }
+        assert!(tracker.take_forgotten());
+        assert!(!tracker.take_forgotten());
+        assert_eq!(tracker.message(at(1000, 2)), Verdict::Next, "the latest are remembered");
+        assert_eq!(tracker.message(at(1000, 4)), Verdict::After(NonZeroU64::MIN));
+    }
+
+    proptest! {
+        #[test]
+        fn interleaved_origins_with_losses_account_for_every_message(
+            steps in prop::collection::vec((1_u64..5, any::<bool>()), 1..400),
+        ) {
+            let mut tracker = Tracker::new();
+            let (mut sent, mut delivered, mut missing) = ([1_u64; 5], 0, 0);
+            for origin in 1..5 {
+                tracker.message(at(origin, 1));
+            }
+            for (origin, lost) in &steps {
+                let sequence = &mut sent[usize::try_from(*origin).expect("small")];
+                *sequence += 1;
+                if !lost {
+                    delivered += 1;
+                    if let Verdict::After(n) = tracker.message(at(*origin, *sequence)) {
+                        missing += n.get();
+                    }
+                }
+            }
+            for origin in 1..5 {
+                let last = at(origin, sent[usize::try_from(origin).expect("small")]);
+                missing += tracker.heartbeat(last).map_or(0, NonZeroU64::get);
+            }
+            prop_assert_eq!(delivered + missing, steps.len() as u64);
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Envelope v1: the CBOR form of a [`Message`] on transports that have no headers of their own.
+//!
+//! `docs/WIRE.md` is the specification and `golden/envelope-v1.json` beside this file holds its
+//! vectors. Encoding is deterministic; decoding borrows: the payload is a slice of the received
+//! [`Bytes`], and the key is the one allocation.
+
+mod rejection;
+mod well_formed;
+
+use std::num::NonZeroU64;
+
+use bytes::Bytes;
+use minicbor::{Decoder, Encoder};
+
+pub use rejection::{Rejection, RejectionReason};
+pub(crate) use well_formed::{MAX_DEPTH, check_well_formed};
+
+use crate::message::{ContentType, Rare};
+use crate::{Key, Kind, Message, Origin, Topic, Ttl, Version, VersionDomain};
+
+/// The version that this crate writes and reads.
+pub const VERSION: u64 = 1;
+
+/// The most that an envelope adds to key and payload, in bytes, topic included.
+pub const MAX_OVERHEAD_BYTES: usize = 512;
+
+/// The integer keys of the envelope's map.
+mod field {
+    pub(super) const VERSION: u64 = 0;
+    pub(super) const KIND: u64 = 1;
+    pub(super) const KEY: u64 = 2;
+    pub(super) const PAYLOAD: u64 = 3;
+    pub(super) const TTL: u64 = 4;
+    pub(super) const ORIGIN: u64 = 5;
+    pub(super) const SEQUENCE: u64 = 6;
+    pub(super) const CLOCK_VERSION: u64 = 7;
+    pub(super) const CALLER_VERSION: u64 = 8;
+    pub(super) const CONTENT_TYPE: u64 = 9;
+    pub(super) const SCHEMA: u64 = 10;
+    pub(super) const TRACE_PARENT: u64 = 11;
+    pub(super) const CHUNK: u64 = 12;
+    pub(super) const TOPIC: u64 = 13;
+}
+
+/// The numbers of the kinds on the wire.
+const KINDS: [Kind; 5] = [Kind::Put, Kind::Remove, Kind::Clear, Kind::Touch, Kind::Heartbeat];
+
+/// What an envelope holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// The message.
+    pub message: Message,
+    /// The topic, where the transport's own name for it is a hash.
+    pub topic: Option<Topic>,
+}
+
+/// The envelope of `message`; with `topic`, where the transport's own name for it is a hash.
+#[must_use]
+pub fn encode(message: &Message, topic: Option<&Topic>) -> Bytes {
+    let key_bytes = message.key.as_ref().map_or(0, |key| key.as_str().len());
+    let content_type = message.content_type.as_ref().map_or(0, |name| name.as_str().len() + 3);
+    let topic_bytes = topic.map_or(0, |topic| topic.as_str().len() + 3);
+    // 80 bytes hold every field but those of variable length; 64 more, a traceparent.
+    let fixed = 80 + message.trace_parent().map_or(0, |_| 64);
+    let capacity = fixed + key_bytes + message.payload.len() + content_type + topic_bytes;
+    let mut encoder = Encoder::new(Vec::with_capacity(capacity));
+    write(&mut encoder, message, topic).expect("writing to a Vec cannot fail");
+    encoder.into_writer().into()
+}
+
+type Written = Result<(), minicbor::encode::Error<std::convert::Infallible>>;
+
+fn write(e: &mut Encoder<Vec<u8>>, message: &Message, topic: Option<&Topic>) -> Written {
+    e.map(pairs(message, topic))?;
+    e.u64(field::VERSION)?.u64(VERSION)?;
+    e.u64(field::KIND)?.u64(kind_number(message.kind))?;
+    if let Some(key) = &message.key {
+        e.u64(field::KEY)?.str(key.as_str())?;
+    }
+    if message.kind == Kind::Put {
+        e.u64(field::PAYLOAD)?.bytes(&message.payload)?;
+    }
+    if let Some(ttl) = message.ttl {
+        let (start, duration) = ttl.to_micros();
+        e.u64(field::TTL)?.array(2)?.u64(start)?.u64(duration)?;
+    }
+    if let Some(origin) = message.origin {
+        e.u64(field::ORIGIN)?.u64(origin.get())?;
+    }
+    if let Some(sequence) = message.sequence {
+        e.u64(field::SEQUENCE)?.u64(sequence.get())?;
+    }
+    if let Some(version) = message.version {
+        e.u64(version_field(version.domain()))?.u64(version.number())?;
+    }
+    write_rare(e, message, topic)
+}
+
+fn write_rare(e: &mut Encoder<Vec<u8>>, message: &Message, topic: Option<&Topic>) -> Written {
+    if let Some(content_type) = &message.content_type {
+        e.u64(field::CONTENT_TYPE)?.str(content_type.as_str())?;
+    }
+    if let Some(schema) = message.schema() {
+        e.u64(field::SCHEMA)?.u64(schema)?;
+    }
+    if let Some(trace_parent) = message.trace_parent() {
+        e.u64(field::TRACE_PARENT)?.str(trace_parent.as_str())?;
+    }
+    if let Some(topic) = topic {
+        e.u64(field::TOPIC)?.str(topic.as_str())?;
+    }
+    Ok(())
+}
+
+fn pairs(message: &Message, topic: Option<&Topic>) -> u64 {
+    let optional = [
+        message.key.is_some(),
+        message.kind == Kind::Put,
+        message.ttl.is_some(),
+        message.origin.is_some(),
+        message.sequence.is_some(),
+        message.version.is_some(),
+        message.content_type.is_some(),
+        message.schema().is_some(),
+        message.trace_parent().is_some(),
+        topic.is_some(),
+    ];
+    2 + optional.into_iter().map(u64::from).sum::<u64>()
+}
+
+fn kind_number(kind: Kind) -> u64 {
+    KINDS.iter().position(|known| *known == kind).map_or(u64::MAX, |number| number as u64)
+}
+
+fn version_field(domain: VersionDomain) -> u64 {
+    match domain {
+        VersionDomain::Clock => field::CLOCK_VERSION,
+        VersionDomain::Caller => field::CALLER_VERSION,
+    }
+}
+
+/// Reads the envelope in `bytes`, which the payload goes on to share.
+///
+/// # Errors
+/// A [`Rejection`] says which rule is broken, and whose message it was where that is readable.
+/// At most the key is allocated, whatever lengths the bytes declare.
+pub fn decode(bytes: &Bytes) -> Result<Envelope, Rejection> {
+    let mut fields = Fields::default();
+    match fields.read(bytes) {
+        Ok(()) => fields.into_envelope(),
+        Err(reason) => Err(fields.reject(reason)),
+    }
+}
+
+/// What has been read so far. The first rule broken inside a field is kept while the structure is
+/// read to its end, because the position of a rejected message still counts.
+#[derive(Default)]
+struct Fields {
+    seen: u64,
+    kind: Option<Kind>,
+    key: Option<Key>,
+    payload: Option<Bytes>,
+    ttl: Option<Ttl>,
+    origin: Option<Origin>,
+    sequence: Option<NonZeroU64>,
+    version: Option<(VersionDomain, u64)>,
+    content_type: Option<ContentType>,
+    rare: Option<Box<Rare>>,
+    topic: Option<Topic>,
+    broken: Option<RejectionReason>,
+}
+
+impl Fields {
+    fn read(&mut self, bytes: &Bytes) -> Result<(), RejectionReason> {
+        let mut d = Decoder::new(bytes);
+        let pairs = match d.map() {
+            Ok(Some(pairs)) => pairs,
+            Ok(None) => return Err(RejectionReason::Malformed("an indefinite length")),
+            Err(_) => return Err(RejectionReason::NotAnEnvelope),
+        };
+        if pairs == 0 || d.u64().ok() != Some(field::VERSION) {
+            return Err(RejectionReason::NotAnEnvelope);
+        }
+        match d.u64()? {
+            VERSION => self.seen = 1,
+            other => return Err(RejectionReason::UnknownWireVersion(other)),
+        }
+        for _ in 1..pairs {
+            self.read_field(&mut d, bytes)?;
+        }
+        if d.position() == bytes.len() { Ok(()) } else { Err(RejectionReason::TrailingBytes) }
+    }
+
+    fn read_field(&mut self, d: &mut Decoder<'_>, bytes: &Bytes) -> Result<(), RejectionReason> {
+        let number = d.u64()?;
+        if let Some(bit) = 1_u64.checked_shl(u32::try_from(number).unwrap_or(u32::MAX)) {
+            if self.seen & bit != 0 {
+                return Err(RejectionReason::DuplicateField(number));
+            }
+            self.seen |= bit;
+        }
+        match number {
+            field::KIND => {
+                let kind = d.u64()?;
+                self.kind = usize::try_from(kind).ok().and_then(|kind| KINDS.get(kind)).copied();
+                self.note(self.kind.is_none(), RejectionReason::UnknownKind(kind));
+            }
+            field::KEY => {
+                self.key = Key::new(d.str()?).ok();
+                self.note(self.key.is_none(), RejectionReason::InvalidField("key"));
+            }
+            field::PAYLOAD => {
+                let length = d.bytes()?.len();
+                self.payload = Some(bytes.slice(d.position() - length..d.position()));
+            }
+            field::TTL => self.read_ttl(d)?,
+            field::ORIGIN => {
+                self.origin = Origin::from_u64(d.u64()?);
+                self.note(self.origin.is_none(), RejectionReason::InvalidField("origin"));
+            }
+            field::SEQUENCE => {
+                self.sequence = NonZeroU64::new(d.u64()?);
+                self.note(self.sequence.is_none(), RejectionReason::InvalidField("sequence"));
+            }
+            field::CLOCK_VERSION => self.read_version(d, VersionDomain::Clock)?,
+            field::CALLER_VERSION => self.read_version(d, VersionDomain::Caller)?,
+            _ => self.read_rare_field(number, d, bytes)?,
+        }
+        Ok(())
+    }
+
+    fn read_rare_field(
+        &mut self,
+        number: u64,
+        d: &mut Decoder<'_>,
+        bytes: &Bytes,
+    ) -> Result<(), RejectionReason> {
+        match number {
+            field::CONTENT_TYPE => {
+                self.content_type = ContentType::new(d.str()?).ok();
+                let broken = self.content_type.is_none();
+                self.note(broken, RejectionReason::InvalidField("content type"));
+            }
+            field::SCHEMA => self.rare.get_or_insert_default().schema = Some(d.u64()?),
+            field::TRACE_PARENT => {
+                let trace_parent = d.str()?.parse().ok();
+                self.note(trace_parent.is_none(), RejectionReason::InvalidField("traceparent"));
+                self.rare.get_or_insert_default().trace_parent = trace_parent;
+            }
+            field::TOPIC => {
+                self.topic = Topic::new(d.str()?).ok();
+                self.note(self.topic.is_none(), RejectionReason::InvalidField("topic"));
+            }
+            unknown => {
+                // Skipped, but never trusted: a length or depth bomb stops here.
+                let rest = &bytes[d.position()..];
+                let length = well_formed::item_length(rest, MAX_DEPTH)?;
+                d.set_position(d.position() + length);
+                self.note(unknown == field::CHUNK, RejectionReason::ChunkUnsupported);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_ttl(&mut self, d: &mut Decoder<'_>) -> Result<(), RejectionReason> {
+        if d.array()? != Some(2) {
+            return Err(RejectionReason::InvalidField("ttl"));
+        }
+        self.ttl = Ttl::from_micros(d.u64()?, d.u64()?).ok();
+        self.note(self.ttl.is_none(), RejectionReason::InvalidField("ttl"));
+        Ok(())
+    }
+
+    fn read_version(
+        &mut self,
+        d: &mut Decoder<'_>,
+        domain: VersionDomain,
+    ) -> Result<(), RejectionReason> {
+        let number = d.u64()?;
+        self.note(self.version.is_some(), RejectionReason::InvalidField("version"));
+        self.version = Some((domain, number));
+        Ok(())
+    }
+
+    fn note(&mut self, broken: bool, reason: RejectionReason) {
+        if broken && self.broken.is_none() {
+            self.broken = Some(reason);
+        }
+    }
+
+    fn reject(self, reason: RejectionReason) -> Rejection {
+        Rejection::new(reason).with_sender(self.origin, self.sequence).with_key(self.key)
+    }
+
+    fn into_envelope(mut self) -> Result<Envelope, Rejection> {
+        match self.broken.take().or_else(|| self.broken_rule()) {
+            Some(reason) => Err(self.reject(reason)),
+            None => Ok(self.assemble()),
+        }
+    }
+
+    /// The first rule of its kind that the message breaks: a part that is missing, or one that
+    /// does not belong there and might mean something that this version does not know.
+    fn broken_rule(&self) -> Option<RejectionReason> {
+        const KEY: (u64, &str) = (field::KEY, "key");
+        const PAYLOAD: (u64, &str) = (field::PAYLOAD, "payload");
+        const TTL: (u64, &str) = (field::TTL, "ttl");
+        const ORIGIN: (u64, &str) = (field::ORIGIN, "origin");
+        let Some(kind) = self.kind else {
+            return Some(RejectionReason::MissingField("kind"));
+        };
+        let (needed, forbidden): (&[_], &[_]) = match kind {
+            Kind::Put => (&[KEY, PAYLOAD], &[]),
+            Kind::Remove => (&[KEY], &[PAYLOAD, TTL]),
+            Kind::Clear => (&[], &[KEY, PAYLOAD, TTL]),
+            Kind::Touch => (&[KEY, TTL], &[PAYLOAD]),
+            Kind::Heartbeat => (&[ORIGIN], &[KEY, PAYLOAD, TTL]),
+        };
+        let seen = |(number, _): &&(u64, &str)| self.seen & (1 << number) != 0;
+        if let Some((_, name)) = needed.iter().find(|field| !seen(field)) {
+            return Some(RejectionReason::MissingField(name));
+        }
+        if let Some((_, name)) = forbidden.iter().find(seen) {
+            return Some(RejectionReason::InvalidField(name));
+        }
+        let numbered_by_nobody = self.sequence.is_some() && self.origin.is_none();
+        numbered_by_nobody.then_some(RejectionReason::MissingField("origin"))
+    }
+
+    fn assemble(self) -> Envelope {
+        let origin = self.origin;
+        let version = self.version.map(|(domain, number)| match domain {
+            VersionDomain::Clock => Version::clock(number, origin),
+            VersionDomain::Caller => Version::caller(number),
+        });
+        let message = Message {
+            kind: self.kind.expect("broken_rule requires a kind"),
+            key: self.key,
+            payload: self.payload.unwrap_or_default(),
+            ttl: self.ttl,
+            version,
+            origin,
+            sequence: self.sequence,
+            content_type: self.content_type,
+            rare: self.rare,
+        };
+        Envelope { message, topic: self.topic }
+    }
+}
+
+impl From<minicbor::decode::Error> for RejectionReason {
+    fn from(error: minicbor::decode::Error) -> Self {
+        if error.is_end_of_input() {
+            Self::Truncated
+        } else {
+            Self::Malformed("a field of another type than the specification says")
+        }
+    }
+}

