@@ -21,18 +21,20 @@
 //! Errors are [`io::Error`]s: `NotFound` when the script is missing, `TimedOut` when a step took too long,
 //! `Other` when the script failed; each says what was tried and what to do. Nothing is ever skipped.
 //!
-//! Dropping the future of a step kills the script, not the broker: the step may or may not have happened.
+//! A step whose future is dropped is carried out nevertheless: the drop waits for the script, at most 10 s,
+//! because a script that ended halfway could leave a broker that nobody knows of.
 
 use std::env;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{self, Output, Stdio};
+use std::process::{self, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::process::Command;
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
 /// Names the script, for a crate outside the repository.
@@ -56,7 +58,7 @@ pub enum Kind {
     Redis,
     /// NATS 2.
     Nats,
-    /// PostgreSQL 17 or later.
+    /// `PostgreSQL` 17 or later.
     Postgres,
     /// Kafka 4.
     Kafka,
@@ -132,6 +134,13 @@ impl Broker {
         self.step("resume").await
     }
 
+    /// The process id of its server, for those who want to watch or signal it themselves.
+    pub async fn pid(&self) -> io::Result<u32> {
+        let pid = self.instance.run("pid", &[], STEP_LIMIT).await?;
+        pid.parse()
+            .map_err(|_| self.instance.failed("pid", "no number in its answer"))
+    }
+
     /// Stops the broker and removes its data, as dropping it does, but without blocking the thread.
     ///
     /// If the future is dropped, the broker is taken down by the drop.
@@ -160,6 +169,8 @@ impl fmt::Debug for Broker {
 
 impl BrokerBuilder {
     /// Adds one line to the broker's own configuration, in its own syntax, such as `maxmemory 10mb`.
+    ///
+    /// Only Redis takes any; the others refuse to start with one.
     pub fn with_setting(mut self, line: impl Into<String>) -> Self {
         self.settings.push(line.into());
         self
@@ -167,7 +178,7 @@ impl BrokerBuilder {
 
     /// Starts the broker and waits until it answers.
     ///
-    /// If the future is dropped, whatever has been started is taken down again.
+    /// If the future is dropped, whatever has been started is taken down again, before the drop returns.
     ///
     /// # Errors
     /// As [`Broker::start`].
@@ -179,7 +190,8 @@ impl BrokerBuilder {
         let instance = Instance::new(self.kind)?;
         instance.run("up", &options, START_LIMIT).await?;
         let url = instance.run("url", &[], STEP_LIMIT).await?;
-        let addr = host_and_port(&url).ok_or_else(|| instance.failed("url", "no host:port in it"))?;
+        let addr =
+            host_and_port(&url).ok_or_else(|| instance.failed("url", "no host:port in it"))?;
         Ok(Broker {
             addr: addr.to_owned(),
             instance,
@@ -221,11 +233,11 @@ impl Instance {
 
     /// Runs one verb of the script and returns what it printed.
     ///
-    /// Options are left out of errors: a setting may hold a password.
+    /// Errors leave the options out: a setting may hold a password. What the script says is passed on.
     async fn run(&self, verb: &str, options: &[&str], limit: Duration) -> io::Result<String> {
-        let mut command = Command::from(self.command(verb, options));
-        let output = command.kill_on_drop(true).output();
-        let output = timeout(limit, output)
+        let mut running = Running::new(self.command(verb, options))
+            .map_err(|error| self.failed(verb, &error.to_string()))?;
+        let output = timeout(limit, running.output())
             .await
             .map_err(|_| self.timed_out(verb, limit))?
             .map_err(|error| self.failed(verb, &error.to_string()))?;
@@ -267,16 +279,15 @@ impl Instance {
     /// Runs `down` and waits for it, but not longer than [`DROP_LIMIT`].
     fn take_down(&self) -> io::Result<()> {
         let mut command = self.command("down", &["--wipe"]);
-        let mut script = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        let start = Instant::now();
-        while start.elapsed() < DROP_LIMIT {
-            match script.try_wait()? {
-                Some(status) if status.success() => return Ok(()),
-                Some(status) => return Err(self.failed("down", &status.to_string())),
-                None => thread::sleep(Duration::from_millis(5)),
-            }
+        let mut script = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        match wait_in_drop(|| script.try_wait())? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(self.failed("down", &status.to_string())),
+            None => Err(self.timed_out("down", DROP_LIMIT)),
         }
-        Err(self.timed_out("down", DROP_LIMIT))
     }
 }
 
@@ -291,25 +302,85 @@ impl Drop for Instance {
     }
 }
 
+/// A script under way. Dropping it waits for its end, with the pipes open, which it may still write to.
+struct Running {
+    script: Child,
+    stdout: ChildStdout,
+    stderr: ChildStderr,
+}
+
+impl Running {
+    fn new(command: process::Command) -> io::Result<Self> {
+        let mut command = Command::from(command);
+        let mut script = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        Ok(Self {
+            stdout: script.stdout.take().expect("it was asked for"),
+            stderr: script.stderr.take().expect("it was asked for"),
+            script,
+        })
+    }
+
+    async fn output(&mut self) -> io::Result<Output> {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        tokio::try_join!(
+            self.stdout.read_to_end(&mut stdout),
+            self.stderr.read_to_end(&mut stderr),
+        )?;
+        Ok(Output {
+            status: self.script.wait().await?,
+            stdout,
+            stderr,
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Err(error) = wait_in_drop(|| self.script.try_wait()) {
+            tracing::error!(%error, "nobody knows how a script that controls a broker ended");
+        }
+    }
+}
+
+/// Blocks until the process has ended, but not longer than [`DROP_LIMIT`].
+fn wait_in_drop(
+    mut try_wait: impl FnMut() -> io::Result<Option<ExitStatus>>,
+) -> io::Result<Option<ExitStatus>> {
+    let start = Instant::now();
+    loop {
+        let status = try_wait()?;
+        if status.is_some() || start.elapsed() > DROP_LIMIT {
+            return Ok(status);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// The script that the environment names, or the repository's.
 fn script() -> io::Result<PathBuf> {
-    if let Some(named) = env::var_os(SCRIPT_VARIABLE) {
-        let named = PathBuf::from(named);
-        return if named.is_file() {
-            Ok(named)
-        } else {
-            Err(missing(&format!("{SCRIPT_VARIABLE} names {}", named.display())))
-        };
-    }
     // Cargo sets it at run time for the crate under test, and at build time for this one.
     let tested = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let start = tested.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-    found_above(&start).ok_or_else(|| {
-        missing(&format!(
-            "{SCRIPT} was looked for in {} and the folders above it",
-            start.display()
-        ))
-    })
+    script_from(env::var_os(SCRIPT_VARIABLE).map(PathBuf::from), &start)
+}
+
+fn script_from(named: Option<PathBuf>, start: &Path) -> io::Result<PathBuf> {
+    match named {
+        Some(named) if named.is_file() => Ok(named),
+        Some(named) => Err(missing(&format!(
+            "{SCRIPT_VARIABLE} names {}, which is not a file",
+            named.display()
+        ))),
+        None => found_above(start).ok_or_else(|| {
+            missing(&format!(
+                "{SCRIPT} was looked for in {} and the folders above it",
+                start.display()
+            ))
+        }),
+    }
 }
 
 fn found_above(start: &Path) -> Option<PathBuf> {
@@ -329,22 +400,21 @@ fn missing(tried: &str) -> io::Error {
     )
 }
 
-/// The end of what the script said on stderr, or how it ended.
+/// How the script ended, and the end of what it said on stderr.
 fn complaint(output: &Output) -> String {
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.trim();
-    if said.is_empty() {
-        return output.status.to_string();
-    }
-    let start = said.ceil_char_boundary(said.len().saturating_sub(COMPLAINT_BYTES));
-    format!("{}: {}", output.status, &said[start..])
+    let said = &output.stderr;
+    let tail = &said[said.len().saturating_sub(COMPLAINT_BYTES)..];
+    let tail = String::from_utf8_lossy(tail);
+    format!("{}\n{}", output.status, tail.trim())
 }
 
 /// The first `host:port` of a broker's URL.
 fn host_and_port(url: &str) -> Option<&str> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', ',']).next()?;
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
     let (_, port) = host.rsplit_once(':')?;
     port.parse::<u16>().is_ok().then_some(host)
 }
@@ -357,14 +427,62 @@ mod tests {
     fn the_address_is_the_first_host_and_port_of_a_url() {
         for (url, addr) in [
             ("redis://127.0.0.1:6379", Some("127.0.0.1:6379")),
-            ("rediss://user:p%40ss@localhost:6379/0", Some("localhost:6379")),
-            ("postgres://a:b@127.0.0.1:5432/db?sslmode=off", Some("127.0.0.1:5432")),
+            (
+                "rediss://user:p%40ss@localhost:6379/0",
+                Some("localhost:6379"),
+            ),
+            (
+                "postgres://a:b@127.0.0.1:5432/db?sslmode=off",
+                Some("127.0.0.1:5432"),
+            ),
             ("127.0.0.1:9092,127.0.0.1:9093", Some("127.0.0.1:9092")),
             ("nats://[::1]:4222", Some("[::1]:4222")),
             ("redis://localhost", None),
             ("", None),
         ] {
             assert_eq!(host_and_port(url), addr, "{url}");
+        }
+    }
+
+    #[test]
+    fn the_script_is_found_in_the_folders_above_or_the_error_says_where_it_was_looked_for() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let found = script_from(None, &here.join("src")).unwrap();
+        assert!(found.ends_with(SCRIPT) && found.is_file());
+        assert_eq!(
+            script_from(Some(found.clone()), Path::new("/")).unwrap(),
+            found
+        );
+
+        let nowhere = script_from(None, Path::new("/no/such/folder")).unwrap_err();
+        let misnamed = script_from(Some("/no/such/script".into()), here).unwrap_err();
+        for (error, tried) in [(nowhere, "/no/such/folder"), (misnamed, "/no/such/script")] {
+            assert_eq!(error.kind(), io::ErrorKind::NotFound);
+            let message = error.to_string();
+            assert!(
+                message.contains(tried) && message.contains(SCRIPT_VARIABLE),
+                "{message}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_start_that_is_dropped_leaves_no_broker_behind() {
+        let ours = format!("test-{}-", process::id());
+        let script = script().unwrap();
+        let is_up = || {
+            let status = process::Command::new(&script)
+                .args(["status", "redis", "--all"])
+                .output();
+            String::from_utf8_lossy(&status.unwrap().stdout).contains(&ours)
+        };
+        let redis = Broker::start(Kind::Redis).await.unwrap();
+        assert!(is_up());
+        drop(redis);
+        for millis in [0, 1, 10, 30, 60, 90, 120] {
+            let start = Broker::start(Kind::Redis);
+            drop(timeout(Duration::from_millis(millis), start).await);
+            assert!(!is_up(), "dropped after {millis} ms");
         }
     }
 
@@ -376,8 +494,13 @@ mod tests {
             script: "services.sh".into(),
             is_up: false,
         };
-        let message = instance.failed("up", "exit status: 1: no redis-server").to_string();
-        assert!(message.contains("`services.sh up redis --instance x`"), "{message}");
+        let message = instance
+            .failed("up", "exit status: 1: no redis-server")
+            .to_string();
+        assert!(
+            message.contains("`services.sh up redis --instance x`"),
+            "{message}"
+        );
         assert!(message.contains("no redis-server"), "{message}");
         assert!(message.contains("make services-up"), "{message}");
     }

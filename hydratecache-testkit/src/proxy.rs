@@ -188,7 +188,11 @@ impl FaultProxy {
     ///
     /// Replaces [`reset_mid_frame`](Self::reset_mid_frame). [`Stats::fired`] counts what it ended.
     pub fn cut_when_seen(&self, needle: &[u8], direction: Direction, fate: Needle) {
-        self.stop(direction, StopPoint::Seen(needle.into(), fate), Closing::Fin);
+        self.stop(
+            direction,
+            StopPoint::Seen(needle.into(), fate),
+            Closing::Fin,
+        );
     }
 
     /// Forwards nothing in `direction`: connections stay open and are accepted, and all goes quiet.
@@ -333,7 +337,8 @@ impl Shared {
 
     fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut door = self.door();
-        door.poll_accept(context).map_ok(|client| self.admit(client))
+        door.poll_accept(context)
+            .map_ok(|client| self.admit(client))
     }
 
     fn admit(&self, client: TcpStream) {
@@ -371,7 +376,9 @@ async fn accept(shared: Arc<Shared>) {
 }
 
 fn checked(upstream: String) -> io::Result<String> {
-    let port = upstream.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    let port = upstream
+        .rsplit_once(':')
+        .map(|(_, port)| port.parse::<u16>());
     match port {
         Some(Ok(_)) => Ok(upstream),
         _ => Err(io::Error::new(

@@ -118,6 +118,15 @@ impl Error {
         self.kind().is_retryable()
     }
 
+    /// The same error, saying first where it happened. A source is kept as text.
+    pub(crate) fn in_context(&self, place: impl fmt::Display) -> Self {
+        let error = Self::new(self.kind(), format!("{place}: {}", self.0.context));
+        match &self.0.source {
+            Some(source) => error.with_source(source.to_string()),
+            None => error,
+        }
+    }
+
     pub(crate) fn closed(what: &str) -> Self {
         Self::new(
             ErrorKind::Closed,

@@ -1,5 +1,7 @@
 //! x
 #![allow(missing_docs)]
+pub mod cache;
+pub mod channel;
 pub mod codec;
 mod error;
 pub mod fanout;
@@ -15,6 +17,7 @@ mod ttl;
 mod version;
 pub mod wire;
 
+pub use channel::{Change, Channel, Event, Update, Updates};
 pub use error::{Error, ErrorKind, Result};
 pub use key::Key;
 pub use message::{ContentType, Kind, Message, Origin, Position, TraceParent};

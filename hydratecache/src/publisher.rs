@@ -16,6 +16,7 @@ use std::future::Future;
 use std::mem;
 use std::num::NonZeroU64;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, SystemTime};
@@ -49,6 +50,28 @@ pub(crate) struct Heartbeats {
     pub(crate) longest: Duration,
 }
 
+impl Heartbeats {
+    /// The defaults, with their reasons at
+    /// [`with_heartbeats`](crate::channel::ChannelBuilder::with_heartbeats).
+    pub(crate) const DEFAULT: Self =
+        Self { first: Duration::from_secs(5), longest: Duration::from_secs(300) };
+}
+
+/// What a lane has done so far, in messages and batches.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LaneStats {
+    pub(crate) published: u64,
+    pub(crate) failed: u64,
+    pub(crate) batches: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    published: AtomicU64,
+    failed: AtomicU64,
+    batches: AtomicU64,
+}
+
 /// The most messages in one batch: enough to hide a round trip, few enough that the first is not
 /// held up by the last (512 messages of 256 bytes are written in well under a millisecond).
 const MAX_BATCH: usize = 512;
@@ -73,6 +96,7 @@ struct Inner {
     clock: Arc<HybridClock>,
     heartbeats: Heartbeats,
     pulse: Pulse,
+    counters: Counters,
     /// Held while sequences are allotted and the batch's future is polled for the first time.
     order: Mutex<Order>,
     gathering: Mutex<Gathering>,
@@ -120,6 +144,7 @@ impl Lane {
             clock,
             heartbeats,
             pulse: Pulse::default(),
+            counters: Counters::default(),
             order: Mutex::new(Order { last_sequence: 0, last_publish: Instant::now() }),
             gathering: Mutex::default(),
         }))
@@ -127,6 +152,13 @@ impl Lane {
 
     pub(crate) fn origin(&self) -> Origin {
         self.0.origin
+    }
+
+    pub(crate) fn stats(&self) -> LaneStats {
+        let Counters { published, failed, batches } = &self.0.counters;
+        let [published, failed, batches] =
+            [published, failed, batches].map(|counter| counter.load(Ordering::Relaxed));
+        LaneStats { published, failed, batches }
     }
 
     /// A future that publishes `message`, alone or with others.
@@ -148,7 +180,7 @@ impl Lane {
     pub(crate) async fn flush(&self) {
         let open = lock(&self.0.gathering).open.as_ref().map(|open| open.batch.clone());
         if let Some(batch) = open {
-            self.0.depart(&batch);
+            let _flight = self.0.depart(&batch);
         }
         let under_way: Vec<Flight> =
             lock(&self.0.gathering).under_way.iter().filter_map(WeakShared::upgrade).collect();
@@ -172,8 +204,14 @@ impl Inner {
     /// Allots numbers, hands the batch to the transport and polls it once, all in order.
     fn launch(self: &Arc<Self>, order: &mut Order, mut batch: Vec<Message>) -> Flight {
         let sent = self.stamp(order, &mut batch);
-        let (transport, topic) = (self.transport.clone(), self.topic.clone());
-        let answer = async move { transport.publish(topic, batch).await.map(|()| sent) };
+        let (lane, topic, count) = (self.clone(), self.topic.clone(), batch.len() as u64);
+        self.counters.batches.fetch_add(1, Ordering::Relaxed);
+        let answer = async move {
+            let answer = lane.transport.publish(topic, batch).await;
+            let Counters { published, failed, .. } = &lane.counters;
+            if answer.is_ok() { published } else { failed }.fetch_add(count, Ordering::Relaxed);
+            answer.map(|()| sent)
+        };
         let mut flight = answer.boxed().shared();
         // The first poll hands the batch over: that must not wait for a caller to be polled.
         let mut cx = Context::from_waker(Waker::noop());

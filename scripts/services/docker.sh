@@ -13,10 +13,10 @@ docker_usable() {
 compose() {
   local project
   project=hydratecache-$(path_number "$SERVICES_DIR")-$(small_letters "$INSTANCE")-$BROKER
-  env COMPOSE_PROJECT_NAME="$project" \
+  (exec_bare env COMPOSE_PROJECT_NAME="$project" \
     "HYDRATECACHE_${BROKER^^}_PORT=$(client_port)" \
     HYDRATECACHE_REDIS_OPTIONS="$(redis_arguments)" \
-    docker compose --file "$ROOT/docker-compose.yml" "$@"
+    docker compose --file "$ROOT/docker-compose.yml" "$@")
 }
 
 small_letters() { sed 's/[A-Z]/_\l&/g' < <(printf '%s' "$1"); } # `_` occurs in no instance name
@@ -30,7 +30,7 @@ redis_arguments() {
   done <"$PLACE/options"
 }
 
-docker_install() { timeout 600 compose pull --quiet "$BROKER" >&2; }
+docker_install() { compose pull --quiet "$BROKER" >&2; }
 
 docker_up() {
   take_ports 1

@@ -40,8 +40,8 @@ install_packages() {
     as_root=(sudo -n)
   fi
   apt+=(install --no-install-recommends "$@")
-  "${as_root[@]}" "${apt[@]}" >>"$INSTALL_LOG" 2>&1 && return
-  { "${as_root[@]}" apt-get --quiet update && "${as_root[@]}" "${apt[@]}"; } >>"$INSTALL_LOG" 2>&1 ||
+  (exec_bare "${as_root[@]}" "${apt[@]}") >>"$INSTALL_LOG" 2>&1 && return
+  { (exec_bare "${as_root[@]}" apt-get --quiet update) && (exec_bare "${as_root[@]}" "${apt[@]}"); } >>"$INSTALL_LOG" 2>&1 ||
     fail "apt-get could not install $*; log: $INSTALL_LOG; $(way_out)"
 }
 

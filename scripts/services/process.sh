@@ -26,17 +26,22 @@ stopped() { # stopped PID
   { read -r stat <"/proc/$1/stat"; } 2>/dev/null && [[ ${stat##*) } == [Tt]* ]]
 }
 
-# spawn COMMAND...: in a session of its own, without any file of ours, so that it outlives this
-# script and holds neither its locks nor its caller's pipes
+# exec_bare COMMAND...: replaces this shell, which is always a subshell, by a command without any file
+# of ours but 0 to 2. What it leaves running in the background would otherwise hold our locks, and
+# the pipes of our caller, who would wait for their end.
+exec_bare() {
+  local descriptor
+  for descriptor in "/proc/$BASHPID/fd/"*; do
+    descriptor=${descriptor##*/}
+    if ((descriptor > 2 && descriptor != 255)); then exec {descriptor}>&-; fi
+  done
+  exec "$@"
+}
+
+# spawn COMMAND...: in a session of its own, so that it outlives this script
 spawn() {
   if [[ -f $PLACE/log ]]; then mv -f "$PLACE/log" "$PLACE/log.1"; fi
-  (
-    for descriptor in "/proc/$BASHPID/fd/"*; do
-      descriptor=${descriptor##*/}
-      if ((descriptor > 2 && descriptor != 255)); then exec {descriptor}>&-; fi
-    done
-    exec setsid "$@"
-  ) </dev/null >"$PLACE/log" 2>&1 &
+  exec_bare setsid "$@" </dev/null >"$PLACE/log" 2>&1 &
   printf '%s %s\n' $! "$(start_time $! || true)" >"$PLACE/pid"
 }
 

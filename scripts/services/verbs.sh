@@ -91,7 +91,7 @@ leave_other_way() {
   old=$(recorded_way) || return 0
   [[ $old != "$WAY" ]] || return 0
   say "was started by $old before: removing its data"
-  "${old}_wipe"
+  "${old}_wipe" || say "could not remove what $old has left"
   rm -rf "$PLACE/data"
 }
 

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Socket, SockRef};
+use socket2::{SockRef, Socket};
 
 use super::{Direction, Needle};
 

@@ -1,7 +1,7 @@
 //! One client's connection: its socket, the one to the server, and the two streams between them.
 
-use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 
 use socket2::SockRef;
@@ -54,9 +54,10 @@ impl Link {
         stats: &Arc<watch::Sender<Stats>>,
     ) -> Self {
         stats.send_modify(|stats| stats.open += 1);
+        let closed = faults.borrow().closed;
         Self {
             seed,
-            closed: faults.borrow().closed,
+            closed,
             faults,
             stats: Arc::clone(stats),
         }
@@ -64,31 +65,42 @@ impl Link {
 
     /// Connects to the server and forwards. Dropping the future closes both sockets.
     pub(super) async fn run(self, mut client: TcpStream, upstream: Arc<str>) {
-        let mut server = match self.connect(&upstream).await {
-            Ok(server) => server,
-            Err(closing) => return closing.apply(&client),
-        };
-        if let Err(closing) = self.forward(&mut client, &mut server).await {
-            closing.apply(&client);
-            closing.apply(&server);
-        }
-    }
-
-    async fn connect(&self, upstream: &str) -> Result<TcpStream, Closing> {
-        tokio::select! {
+        let mut connecting = pin!(TcpStream::connect(&*upstream));
+        let connected = tokio::select! {
             biased;
             closing = closed(self.faults.clone(), self.closed) => Err(closing),
-            server = TcpStream::connect(upstream) => server.map_err(|_| Closing::Reset),
+            connected = &mut connecting => Ok(connected),
+        };
+        match connected {
+            Ok(Ok(mut server)) => {
+                if let Err(closing) = self.forward(&mut client, &mut server).await {
+                    closing.apply(&client);
+                    closing.apply(&server);
+                }
+            }
+            Ok(Err(_)) => Closing::Reset.apply(&client),
+            Err(closing) => {
+                closing.apply(&client);
+                drop(client);
+                // The server may have accepted already, and is to see the same end.
+                if let Ok(server) = connecting.await {
+                    closing.apply(&server);
+                }
+            }
         }
     }
 
     async fn forward(&self, client: &mut TcpStream, server: &mut TcpStream) -> Result<(), Closing> {
-        prepare(client).and_then(|()| prepare(server)).map_err(|_| Closing::Reset)?;
+        prepare(client)
+            .and_then(|()| prepare(server))
+            .map_err(|_| Closing::Reset)?;
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         tokio::try_join!(
-            self.stream(Direction::ToServer, from_client, to_server).run(),
-            self.stream(Direction::ToClient, from_server, to_client).run(),
+            self.stream(Direction::ToServer, from_client, to_server)
+                .run(),
+            self.stream(Direction::ToClient, from_server, to_client)
+                .run(),
         )?;
         Ok(())
     }
@@ -98,16 +110,13 @@ impl Link {
             Direction::ToClient => !self.seed,
             _ => self.seed,
         };
-        let mut faults = self.faults.clone();
-        // The first step looks at the faults as they are.
-        faults.mark_changed();
         Stream {
             from,
             to,
             way,
             shape: Shape::new(way, seed, Instant::now()),
             closed: self.closed,
-            faults,
+            faults: self.faults.clone(),
             stats: &self.stats,
         }
     }
@@ -123,10 +132,11 @@ impl Stream<'_> {
     /// Forwards until the sender's stream has ended and its end has been passed on.
     async fn run(mut self) -> Result<(), Closing> {
         let mut buffer = vec![0; READ_BYTES];
+        self.obey()?;
         loop {
-            self.obey()?;
+            self.stop()?;
             match self.event(&mut buffer).await.map_err(|_| Closing::Reset)? {
-                Event::FaultsChanged => {}
+                Event::FaultsChanged => self.obey()?,
                 Event::Read(0) => self.shape.take_end(Instant::now()),
                 Event::Read(bytes) => self.shape.take(&buffer[..bytes], Instant::now()),
                 Event::Wrote(bytes) => self.wrote(bytes).await,
@@ -135,17 +145,16 @@ impl Stream<'_> {
         }
     }
 
-    /// Looks at the faults before every step, so that none is taken against them.
     fn obey(&mut self) -> Result<(), Closing> {
-        {
-            let faults = self.faults.borrow_and_update();
-            if faults.closed != self.closed {
-                return Err(faults.closing);
-            }
-            if faults.has_changed() {
-                self.shape.obey(&faults, Instant::now());
-            }
+        let faults = self.faults.borrow_and_update();
+        if faults.closed != self.closed {
+            return Err(faults.closing);
         }
+        self.shape.obey(&faults, Instant::now());
+        Ok(())
+    }
+
+    fn stop(&self) -> Result<(), Closing> {
         let Some(closing) = self.shape.stopped() else {
             return Ok(());
         };
@@ -153,6 +162,7 @@ impl Stream<'_> {
         Err(closing)
     }
 
+    /// Waits for what comes first; a change of the faults goes before anything they might forbid.
     async fn event(&mut self, buffer: &mut [u8]) -> io::Result<Event> {
         let room = self.shape.room();
         tokio::select! {

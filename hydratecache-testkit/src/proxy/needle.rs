@@ -13,10 +13,10 @@ pub(super) struct Search {
 }
 
 impl Search {
-    pub(super) fn new(needle: Arc<[u8]>) -> Self {
+    pub(super) fn new(needle: &Arc<[u8]>) -> Self {
         let mut search = Self {
             fallback: vec![0; needle.len() + 1],
-            needle: Arc::clone(&needle),
+            needle: Arc::clone(needle),
             matched: 0,
         };
         for (index, &byte) in needle.iter().enumerate().skip(1) {
@@ -57,8 +57,11 @@ mod tests {
     /// Every stream of up to `length` letters `a` and `b`.
     fn words(length: u32) -> impl Iterator<Item = Vec<u8>> {
         (0..=length).flat_map(|length| {
-            (0..1_u32 << length)
-                .map(move |bits| (0..length).map(|i| b"ab"[(bits >> i & 1) as usize]).collect())
+            (0..1_u32 << length).map(move |bits| {
+                (0..length)
+                    .map(|i| b"ab"[(bits >> i & 1) as usize])
+                    .collect()
+            })
         })
     }
 
@@ -71,12 +74,16 @@ mod tests {
         for needle in words(4) {
             for stream in words(7) {
                 for split in 0..=stream.len() {
-                    let mut search = Search::new(needle.as_slice().into());
+                    let mut search = Search::new(&needle.as_slice().into());
                     let (head, tail) = stream.split_at(split);
                     let found = search
                         .find(head)
                         .or_else(|| search.find(tail).map(|end| split + end));
-                    assert_eq!(found, first_end(&stream, &needle), "{needle:?} in {stream:?}");
+                    assert_eq!(
+                        found,
+                        first_end(&stream, &needle),
+                        "{needle:?} in {stream:?}"
+                    );
                 }
             }
         }

@@ -206,7 +206,9 @@ impl Shape {
     fn allowed(&self) -> usize {
         let at = self.stopping.as_ref().and_then(|stopping| stopping.at);
         let left = at.map_or(u64::MAX, |at| at.saturating_sub(self.given));
-        usize::try_from(left).unwrap_or(usize::MAX).min(self.piece_bytes)
+        usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(self.piece_bytes)
     }
 }
 
@@ -222,7 +224,7 @@ impl Stopping {
             StopPoint::After(bytes) => stopping.at = Some(given.saturating_add(*bytes)),
             StopPoint::Seen(needle, fate) => {
                 let length = needle.len() as u64;
-                stopping.search = Some((Search::new(needle.clone()), *fate, length));
+                stopping.search = Some((Search::new(needle), *fate, length));
                 stopping.look(&[], given, given);
             }
         }
@@ -257,4 +259,214 @@ fn piece_bytes(faults: &Faults) -> usize {
 
 fn cost(bytes: usize, bytes_per_second: u64) -> Duration {
     Duration::from_secs(bytes as u64) / u32::try_from(bytes_per_second).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn shape(seed: u64, faults: &Faults, now: Instant) -> Shape {
+        let mut shape = Shape::new(Direction::ToClient, seed, now);
+        shape.obey(faults, now);
+        shape
+    }
+
+    fn jittery() -> Faults {
+        Faults {
+            delay: Some(Delay {
+                base: 10 * MS,
+                jitter: 90 * MS,
+            }),
+            ..Faults::default()
+        }
+    }
+
+    fn stopping(point: StopPoint) -> Faults {
+        let mut faults = Faults::default();
+        faults.arm(Stop {
+            direction: Direction::Both,
+            point,
+            closing: Closing::Reset,
+        });
+        faults
+    }
+
+    /// Everything that may leave, with the time each piece is due.
+    fn drain(shape: &mut Shape) -> Vec<(Instant, Vec<u8>)> {
+        let mut left = Vec::new();
+        while shape.stopped().is_none() {
+            let Step::Write { due, bytes } = shape.next() else {
+                break;
+            };
+            let piece = (due, bytes.to_vec());
+            shape.gave(piece.1.len(), due);
+            left.push(piece);
+        }
+        left
+    }
+
+    fn bytes(pieces: &[(Instant, Vec<u8>)]) -> Vec<u8> {
+        pieces.iter().flat_map(|(_, bytes)| bytes.clone()).collect()
+    }
+
+    fn dues(seed: u64, start: Instant) -> Vec<Duration> {
+        let mut shape = shape(seed, &jittery(), start);
+        for byte in 0..20 {
+            shape.take(&[byte], start + MS * u32::from(byte));
+        }
+        let pieces = drain(&mut shape);
+        assert_eq!(bytes(&pieces), (0..20).collect::<Vec<_>>());
+        pieces.iter().map(|(due, _)| *due - start).collect()
+    }
+
+    #[test]
+    fn jitter_keeps_the_order_and_its_bounds() {
+        for seed in 0..50 {
+            let dues = dues(seed, Instant::now());
+            assert!(dues.is_sorted(), "{dues:?}");
+            for (sent, due) in (0..).zip(dues) {
+                assert!(due >= MS * (sent + 10) && due <= MS * (sent.max(19) + 100));
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_delays_and_another_seed_others() {
+        let start = Instant::now();
+        assert_eq!(dues(7, start), dues(7, start));
+        assert_ne!(dues(7, start), dues(8, start));
+    }
+
+    #[test]
+    fn the_end_of_a_stream_is_as_late_as_its_bytes_and_behind_them() {
+        let start = Instant::now();
+        let mut shape = shape(1, &jittery(), start);
+        shape.take(b"x", start);
+        shape.take_end(start);
+        let last = drain(&mut shape)[0].0;
+        assert!(matches!(shape.next(), Step::End { due } if due >= last));
+    }
+
+    #[test]
+    fn healing_a_delay_makes_everything_due_at_once() {
+        let start = Instant::now();
+        let mut shape = shape(1, &jittery(), start);
+        shape.take(b"x", start);
+        shape.take_end(start);
+        shape.obey(&Faults::default(), start + MS);
+        assert_eq!(drain(&mut shape), [(start + MS, b"x".to_vec())]);
+        assert_eq!(shape.next(), Step::End { due: start + MS });
+    }
+
+    #[test]
+    fn a_black_hole_takes_nothing_and_gives_nothing_until_healed() {
+        let start = Instant::now();
+        let mut shape = shape(1, &Faults::default(), start);
+        shape.take(b"x", start);
+        let hole = Faults {
+            black_hole: Some(Direction::ToClient),
+            ..Faults::default()
+        };
+        shape.obey(&hole, start);
+        assert_eq!((shape.room(), shape.next()), (0, Step::Idle));
+        shape.obey(&Faults::default(), start);
+        assert_eq!(bytes(&drain(&mut shape)), b"x");
+    }
+
+    #[test]
+    fn a_black_hole_of_the_other_way_changes_nothing() {
+        let start = Instant::now();
+        let hole = Faults {
+            black_hole: Some(Direction::ToServer),
+            ..Faults::default()
+        };
+        let mut shape = shape(1, &hole, start);
+        shape.take(b"x", start);
+        assert_eq!(bytes(&drain(&mut shape)), b"x");
+    }
+
+    #[test]
+    fn no_more_is_taken_than_can_be_held() {
+        let start = Instant::now();
+        let mut shape = shape(1, &Faults::default(), start);
+        let mut taken = 0;
+        while shape.room() > 0 {
+            taken += shape.room();
+            shape.take(&vec![0; shape.room()], start);
+        }
+        assert_eq!(taken, HELD_BYTES);
+        shape.gave(1, start);
+        assert_eq!(shape.room(), 1);
+    }
+
+    #[test]
+    fn a_throttled_stream_takes_its_time_at_any_rate() {
+        let start = Instant::now();
+        for rate in [1, 49, 50, 1_000, 800_000, u64::from(u32::MAX)] {
+            let faults = Faults {
+                bytes_per_second: Some(rate),
+                ..Faults::default()
+            };
+            let mut shape = shape(1, &faults, start);
+            shape.take(&[0; 500], start);
+            let took = drain(&mut shape).last().expect("bytes were taken").0 - start;
+            let byte = Duration::from_secs(1) / u32::try_from(rate).expect("it fits");
+            assert!(took <= 500 * byte, "{rate}: {took:?}");
+            assert!(took + 2 * PORTION + byte >= 500 * byte, "{rate}: {took:?}");
+        }
+    }
+
+    #[test]
+    fn a_stop_after_so_many_bytes_is_exact_and_counts_from_when_it_was_armed() {
+        let start = Instant::now();
+        let mut shape = shape(1, &Faults::default(), start);
+        shape.take(b"before", start);
+        drain(&mut shape);
+        shape.take(b"abc", start);
+        shape.obey(&stopping(StopPoint::After(5)), start);
+        shape.take(b"defg", start);
+        assert_eq!(bytes(&drain(&mut shape)), b"abcde");
+        assert_eq!(shape.stopped(), Some(Closing::Reset));
+    }
+
+    #[test]
+    fn a_needle_is_found_in_bytes_that_are_held_when_it_is_armed() {
+        let start = Instant::now();
+        for (fate, rest) in [(Needle::Forwarded, "a needle"), (Needle::Withheld, "a ")] {
+            let mut shape = shape(1, &Faults::default(), start);
+            shape.take(b"a nee", start);
+            shape.obey(&stopping(StopPoint::Seen((*b"needle").into(), fate)), start);
+            assert_eq!(shape.stopped(), None);
+            shape.take(b"dle and more", start);
+            assert_eq!(String::from_utf8_lossy(&bytes(&drain(&mut shape))), rest);
+            assert_eq!(shape.stopped(), Some(Closing::Reset));
+        }
+    }
+
+    #[test]
+    fn a_withheld_needle_never_arrives_complete_though_its_head_was_forwarded() {
+        let start = Instant::now();
+        let point = StopPoint::Seen((*b"needle").into(), Needle::Withheld);
+        let mut shape = shape(1, &stopping(point), start);
+        shape.take(b"a nee", start);
+        assert_eq!(bytes(&drain(&mut shape)), b"a nee");
+        shape.take(b"dle", start);
+        assert_eq!(shape.stopped(), Some(Closing::Reset));
+    }
+
+    #[test]
+    fn bytes_leave_one_by_one_when_asked_to() {
+        let start = Instant::now();
+        let faults = Faults {
+            one_byte: true,
+            ..Faults::default()
+        };
+        let mut shape = shape(1, &faults, start);
+        shape.take(b"abc", start);
+        let pieces = drain(&mut shape);
+        assert!(pieces.iter().all(|(_, bytes)| bytes.len() == 1));
+        assert_eq!(bytes(&pieces), b"abc");
+    }
 }

@@ -1,0 +1,166 @@
+//! Local caches and what fills them: [`LocalCache`], the [`Replica`], the hydrator.
+//!
+//! ```
+//! use hydratecache::cache::Replica;
+//! use hydratecache::{Channel, memory::MemoryBroker};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> hydratecache::Result<()> {
+//! let broker = MemoryBroker::new();
+//! let writer = Channel::<String>::new(broker.connect(), "users")?;
+//! let reader = Channel::<String>::new(broker.connect(), "users")?;
+//!
+//! let users = Replica::new();
+//! let hydration = reader.hydrate(users.clone()).await?;
+//! hydration.ready().await?;
+//!
+//! writer.publish("user:1", &"Ada".to_owned()).await?;
+//! hydration.caught_up().await?;
+//! assert_eq!(users.get("user:1").as_deref().map(String::as_str), Some("Ada"));
+//! assert!(!hydration.freshness().is_suspect());
+//! # Ok(()) }
+//! ```
+
+mod hydrate;
+mod hydration;
+mod hydrator;
+mod leases;
+mod ledger;
+mod policy;
+mod replica;
+mod source;
+mod stats;
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+pub use hydrate::Hydrate;
+pub use hydration::{Freshness, Hydration, State};
+pub use leases::Lease;
+pub use policy::{GapAction, Mode};
+pub use replica::{Pinned, Replica};
+pub use source::{Loaded, Source, SourceError};
+pub use stats::HydrationStats;
+
+use crate::{Key, Version};
+
+/// What a cache must offer to be hydrated.
+///
+/// All calls for one cache come from one task, in order; what users do to their cache meanwhile
+/// runs beside it, so each call must be atomic for its key.
+pub trait LocalCache<T>: Send + Sync + 'static {
+    /// Stores `entry`, if it [replaces](Entry::replaces) what is there. `true`: it was stored.
+    fn put(&self, key: &Key, entry: Entry<T>) -> impl Future<Output = bool> + Send;
+
+    /// Removes the entry of `key`, unless its version is newer than `version`. Without a version:
+    /// whatever is there. `true`: something was removed.
+    fn remove(&self, key: &Key, version: Option<Version>) -> impl Future<Output = bool> + Send;
+
+    /// Sets when the entry of `key` expires, if it is there and older than `version`. The entry
+    /// keeps its own version: a value that was overtaken by the touch may still replace it.
+    /// `true`: it was set.
+    fn touch(
+        &self,
+        key: &Key,
+        expires_at: Instant,
+        version: Version,
+    ) -> impl Future<Output = bool> + Send;
+
+    /// Removes every entry whose version is not newer than `version`; without one, all.
+    fn clear(&self, version: Option<Version>) -> impl Future<Output = ()> + Send;
+
+    /// Whether `key` has an entry that has not expired.
+    fn contains(&self, key: &Key) -> bool;
+
+    /// The keys that have entries.
+    fn keys(&self) -> Vec<Key>;
+
+    /// Gives back the memory of expired entries, which no read returns any more. Called every few
+    /// seconds.
+    fn evict_expired(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// A cached value with what orders and dates it. Cloning shares the value.
+pub struct Entry<T> {
+    value: Arc<T>,
+    version: Option<Version>,
+    expires_at: Option<Instant>,
+}
+
+impl<T> Entry<T> {
+    /// A value without version and without an end.
+    pub fn new(value: T) -> Self {
+        Self { value: Arc::new(value), version: None, expires_at: None }
+    }
+
+    /// The same value with a version.
+    #[must_use]
+    pub fn with_version(self, version: Option<Version>) -> Self {
+        Self { version, ..self }
+    }
+
+    /// The same value with an end, on the monotonic clock: a jump of the wall clock neither kills
+    /// nor revives it.
+    #[must_use]
+    pub fn with_expiry(self, expires_at: Option<Instant>) -> Self {
+        Self { expires_at, ..self }
+    }
+
+    /// The value.
+    #[must_use]
+    pub fn value(&self) -> &Arc<T> {
+        &self.value
+    }
+
+    /// What orders the value among the writes of its key; none if it was loaded from a source
+    /// without versions.
+    #[must_use]
+    pub fn version(&self) -> Option<Version> {
+        self.version
+    }
+
+    /// When the value expires.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Instant> {
+        self.expires_at
+    }
+
+    /// Whether the value has expired.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        self.expires_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// Whether this entry takes the place of one with the version `resident`. One without a version
+    /// does: a lease showed that nothing newer arrived while it was loaded.
+    #[must_use]
+    pub fn replaces(&self, resident: Option<Version>) -> bool {
+        self.version.is_none_or(|version| version.is_newer_than(resident))
+    }
+}
+
+impl<T> Clone for Entry<T> {
+    fn clone(&self) -> Self {
+        let Self { value, version, expires_at } = self;
+        Self { value: value.clone(), version: *version, expires_at: *expires_at }
+    }
+}
+
+impl<T> std::ops::Deref for Entry<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> fmt::Debug for Entry<T> {
+    /// Shows everything but the value.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("version", &self.version)
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,166 @@
+//! Settings of a hydration, and its start.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::hydrator::Hydrator;
+use super::{GapAction, Hydration, LocalCache, Mode, Source};
+use crate::transport::Gap;
+use crate::{Channel, Error, ErrorKind, Result};
+
+type AskOnGap = Arc<dyn Fn(Gap) -> GapAction + Send + Sync>;
+
+/// A hydration about to start: await it.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use hydratecache::{Channel, memory::MemoryTransport};
+/// use hydratecache::cache::{Mode, Replica};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> hydratecache::Result<()> {
+/// # let users = Channel::<String>::new(MemoryTransport::new(), "users")?;
+/// let hydration = users
+///     .hydrate(Replica::new())
+///     .with_mode(Mode::UpdateIfPresent)
+///     .with_max_ttl(Duration::from_secs(3600))
+///     .await?;
+/// # Ok(()) }
+/// ```
+#[must_use = "a hydration does not start until it is awaited"]
+pub struct Hydrate<T, C> {
+    channel: Channel<T>,
+    cache: C,
+    settings: Settings<T>,
+}
+
+pub(super) struct Settings<T> {
+    pub(super) source: Option<Arc<dyn Source<T>>>,
+    pub(super) mode: Mode,
+    on_gap: Option<AskOnGap>,
+    pub(super) max_ttl: Option<Duration>,
+    pub(super) reload_jitter: Duration,
+    pub(super) source_limit: Duration,
+    pub(super) tombstones: usize,
+    pub(super) tombstone_age: Duration,
+}
+
+impl<T> Settings<T> {
+    /// What to do about a gap.
+    pub(super) fn action(&self, gap: Gap) -> GapAction {
+        match &self.on_gap {
+            Some(ask) => ask(gap),
+            None if self.source.is_some() && self.mode != Mode::Invalidate => GapAction::Reload,
+            None => GapAction::Clear,
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
+    pub(crate) fn new(channel: Channel<T>, cache: C) -> Self {
+        let settings = Settings {
+            source: None,
+            mode: Mode::default(),
+            on_gap: None,
+            max_ttl: None,
+            reload_jitter: Duration::from_millis(250),
+            source_limit: Duration::from_secs(30),
+            tombstones: 65_536,
+            tombstone_age: Duration::from_secs(300),
+        };
+        Self { channel, cache, settings }
+    }
+
+    /// Where the truth can be read: to fill the cache at the start and to repair it after a gap.
+    pub fn with_source(mut self, source: impl Source<T>) -> Self {
+        self.settings.source = Some(Arc::new(source));
+        self
+    }
+
+    /// What an arriving value does (default [`Mode::Hydrate`]).
+    pub fn with_mode(mut self, mode: Mode) -> Self {
+        self.settings.mode = mode;
+        self
+    }
+
+    /// What is done about every gap (default [`GapAction::Reload`] with a source, else
+    /// [`GapAction::Clear`]: nothing that may be stale is served as if it were not).
+    pub fn on_gap(self, action: GapAction) -> Self {
+        self.on_gap_with(move |_| action)
+    }
+
+    /// What is done about each gap, decided by a callback. It must not block.
+    pub fn on_gap_with(mut self, ask: impl Fn(Gap) -> GapAction + Send + Sync + 'static) -> Self {
+        self.settings.on_gap = Some(Arc::new(ask));
+        self
+    }
+
+    /// The longest that any entry lives, whatever its message says (default: no limit).
+    pub fn with_max_ttl(mut self, max_ttl: Duration) -> Self {
+        self.settings.max_ttl = Some(max_ttl);
+        self
+    }
+
+    /// A reload after a gap begins at a random time within this (default 250 ms), so that a fleet
+    /// that lost its broker together does not read the source together.
+    pub fn with_reload_jitter(mut self, jitter: Duration) -> Self {
+        self.settings.reload_jitter = jitter;
+        self
+    }
+
+    /// How long the source may take for one load, or from one scanned value to the next (default
+    /// 30 s). After that the attempt has failed and is repeated with backoff.
+    pub fn with_source_limit(mut self, limit: Duration) -> Self {
+        self.settings.source_limit = limit;
+        self
+    }
+
+    /// How many removals are remembered, and for how long, so that a late older put does not undo
+    /// them (default 65,536, some 10 MiB when full, and 5 minutes: far longer than a message is
+    /// under way).
+    pub fn with_tombstones(mut self, most: usize, longest: Duration) -> Self {
+        self.settings.tombstones = most;
+        self.settings.tombstone_age = longest;
+        self
+    }
+
+    async fn start(self) -> Result<Hydration<T>> {
+        // Asked once, so that a callback's choice is checked when it is made.
+        let reloads = self.settings.action(Gap::Unknown) == GapAction::Reload;
+        if reloads && self.settings.source.is_none() {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "GapAction::Reload needs a source; give one with with_source, or choose Clear",
+            ));
+        }
+        if self.settings.max_ttl == Some(Duration::ZERO) {
+            return Err(Error::new(ErrorKind::InvalidTtl, "a longest life of zero keeps nothing"));
+        }
+        let transport = &self.channel.0.transport;
+        let signals = transport.subscribe(self.channel.0.topic.clone()).await?;
+        Ok(Hydrator::start(self.channel.0, self.cache, self.settings, signals))
+    }
+}
+
+impl<T: Send + Sync + 'static, C: LocalCache<T>> IntoFuture for Hydrate<T, C> {
+    type Output = Result<Hydration<T>>;
+    type IntoFuture = BoxFuture<'static, Result<Hydration<T>>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        self.start().boxed()
+    }
+}
+
+impl<T, C> fmt::Debug for Hydrate<T, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hydrate")
+            .field("channel", &self.channel)
+            .field("mode", &self.settings.mode)
+            .field("has_source", &self.settings.source.is_some())
+            .finish_non_exhaustive()
+    }
+}

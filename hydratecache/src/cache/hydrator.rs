@@ -1,0 +1,446 @@
+//! The one task that writes to a cache: it applies what arrives, repairs what was lost, and says
+//! where it stands.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::hydrate::Settings;
+use super::hydration::{Command, Hydration, Status};
+use super::leases::{Lease, Leases};
+use super::ledger::{Ledger, Scanned};
+use super::stats::Counters;
+use super::{Entry, GapAction, Loaded, LocalCache, Mode, SourceError};
+use crate::channel::Inner;
+use crate::transport::{Gap, Signal, Subscription};
+use crate::{Error, ErrorKind, Key, Kind, Message, Remaining, Result, Ttl, Version};
+
+pub(super) struct Hydrator<T, C> {
+    channel: Arc<Inner<T>>,
+    cache: C,
+    settings: Settings<T>,
+    signals: Subscription,
+    commands: mpsc::Receiver<Command<T>>,
+    status: watch::Sender<Status>,
+    counters: Arc<Counters>,
+    leases: Arc<Leases>,
+    ledger: Ledger,
+    /// When the source is to be read, if it is.
+    reload_at: Option<Instant>,
+    backoff: ExponentialBackoff,
+}
+
+/// How many signals are applied before commands and timers get their turn.
+const ROUND: usize = 256;
+
+/// How often the memory of expired entries is given back.
+const SWEEP: Duration = Duration::from_secs(15);
+
+/// How many loads a reload has under way in [`Mode::UpdateIfPresent`].
+const LOADS: usize = 16;
+
+/// What a reload yields: a key, and its value if it has one.
+type Row<T> = Result<(Key, Option<Loaded<T>>), SourceError>;
+
+/// The transport was closed: there is nothing more to do.
+struct Ended;
+
+impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
+    pub(super) fn start(
+        channel: Arc<Inner<T>>,
+        cache: C,
+        settings: Settings<T>,
+        signals: Subscription,
+    ) -> Hydration<T> {
+        let reads_first = settings.source.is_some() && settings.mode == Mode::Hydrate;
+        let now = Instant::now();
+        let status = Status {
+            is_warm: !reads_first,
+            proven_at: (!reads_first).then_some(now),
+            ..Status::default()
+        };
+        let (status, watched) = watch::channel(status);
+        let (sender, commands) = mpsc::channel(64);
+        let counters = Arc::new(Counters::default());
+        let leases = Arc::new(Leases::default());
+        let transport = channel.transport.clone();
+        let hydrator = Self {
+            ledger: Ledger::new(settings.tombstones, settings.tombstone_age),
+            reload_at: reads_first.then_some(now),
+            backoff: backoff(),
+            channel,
+            cache,
+            settings,
+            signals,
+            commands,
+            status,
+            counters: counters.clone(),
+            leases: leases.clone(),
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(hydrator.run().map(drop)));
+        Hydration { transport, status: watched, commands: sender, counters, leases, _task: task }
+    }
+
+    async fn run(mut self) -> Result<(), Ended> {
+        let mut sweep = interval_at(Instant::now() + SWEEP, SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // While the link is lost, a reload would miss what is written after it.
+            let reload_at = self.reload_at.filter(|_| self.status.borrow().disrupted_since.is_none());
+            tokio::select! {
+                signal = self.signals.next() => self.round(signal).await?,
+                Some(command) = self.commands.recv() => self.command(command).await,
+                () = sleep_until(reload_at.unwrap_or_else(Instant::now)), if reload_at.is_some() => {
+                    self.reload().await?;
+                }
+                _ = sweep.tick() => self.cache.evict_expired().await,
+            }
+        }
+    }
+
+    /// Applies `signal` and what waits behind it, then lets others run.
+    async fn round(&mut self, signal: Option<Signal>) -> Result<(), Ended> {
+        self.signal(signal.ok_or(Ended)?).await;
+        for _ in 1..ROUND {
+            match self.signals.next().now_or_never() {
+                Some(signal) => self.signal(signal.ok_or(Ended)?).await,
+                None => return Ok(()),
+            }
+        }
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    async fn signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Message(message) => self.message(&message).await,
+            Signal::Fenced(fence) => self.change(|status| {
+                status.fence = status.fence.max(Some(fence));
+                status.prove(fence.asked_at());
+            }),
+            Signal::Disrupted(why) => {
+                tracing::warn!(messaging.destination.name = %self.channel.topic, %why, "disrupted");
+                self.counters.disruptions.increment();
+                let now = Instant::now();
+                self.change(|status| status.disrupted_since = status.disrupted_since.or(Some(now)));
+            }
+            Signal::Live => self.change(|status| status.disrupted_since = None),
+            Signal::Gap(gap) => self.gap(gap).await,
+            Signal::Rejected(rejection) => {
+                self.counters.rejected.increment();
+                self.channel.count(rejection);
+            }
+        }
+    }
+
+    async fn gap(&mut self, gap: Gap) {
+        tracing::warn!(messaging.destination.name = %self.channel.topic, %gap, "gap");
+        self.counters.gaps.increment();
+        self.counters.missed.add(gap.exact().unwrap_or(0));
+        // What is being loaded may miss what was lost.
+        self.leases.update_all();
+        self.ledger.overtaken();
+        let now = Instant::now();
+        match self.settings.action(gap) {
+            GapAction::Reload => self.reload_soon(),
+            GapAction::Clear => {
+                self.cache.clear(None).await;
+                self.change(|status| status.prove(now));
+            }
+            GapAction::Suspect => self.change(|status| status.suspect(now)),
+            GapAction::Ignore => self.change(|status| status.is_unproven = true),
+        }
+    }
+
+    async fn command(&mut self, command: Command<T>) {
+        match command {
+            Command::Fill { lease, loaded, stored } => {
+                // Nobody waits for the answer any more: that is the caller's choice.
+                let _ = stored.send(self.fill(lease, loaded).await);
+            }
+            Command::Reload => self.reload_soon(),
+            Command::Trust => {
+                self.reload_at = None;
+                self.change(Status::repaired);
+            }
+        }
+    }
+
+    /// Applies one message. Whatever it says, the key's older value must not stay.
+    async fn message(&mut self, message: &Message) {
+        self.counters.received.increment();
+        let version = match self.channel.accept(message) {
+            Ok(version) => version,
+            Err(_) => return self.reject(message.key()).await,
+        };
+        let Some(key) = message.key() else {
+            if message.kind() == Kind::Clear {
+                self.leases.update_all();
+                self.ledger.cleared(version);
+                self.cache.clear(Some(version)).await;
+                self.counters.applied.increment();
+            }
+            return;
+        };
+        self.leases.update(key);
+        self.ledger.updated(key);
+        if message.kind() == Kind::Remove {
+            return self.remove(key, version).await;
+        }
+        if message.kind() == Kind::Put && !self.ledger.admits(key, version) {
+            return self.counters.stale.increment();
+        }
+        let Some(expires_at) = self.expiry(message.ttl()) else {
+            self.counters.expired_in_flight.increment();
+            return self.remove(key, version).await;
+        };
+        match (message.kind(), expires_at) {
+            (Kind::Touch, Some(expires_at)) => {
+                let is_set = self.cache.touch(key, expires_at, version).await;
+                self.count(is_set);
+            }
+            (Kind::Put, _) => self.put(key, message, version, expires_at).await,
+            _ => {}
+        }
+    }
+
+    async fn put(
+        &mut self,
+        key: &Key,
+        message: &Message,
+        version: Version,
+        expires_at: Option<Instant>,
+    ) {
+        match self.settings.mode {
+            Mode::Invalidate => {
+                let is_removed = self.cache.remove(key, Some(version)).await;
+                return self.count(is_removed);
+            }
+            Mode::UpdateIfPresent if !self.cache.contains(key) => {
+                return self.counters.absent.increment();
+            }
+            Mode::UpdateIfPresent | Mode::Hydrate => {}
+        }
+        match self.channel.decode(message) {
+            Ok(value) => {
+                let entry = Entry::new(value).with_version(Some(version)).with_expiry(expires_at);
+                let is_stored = self.cache.put(key, entry).await;
+                self.count(is_stored);
+            }
+            Err(_) => self.reject(Some(key)).await,
+        }
+    }
+
+    async fn remove(&mut self, key: &Key, version: Version) {
+        let dropped = self.ledger.removed(key, version, Instant::now());
+        self.counters.tombstones_dropped.add(dropped);
+        let is_removed = self.cache.remove(key, Some(version)).await;
+        self.count(is_removed);
+    }
+
+    /// A message could not be used: what the cache holds for its key is known to be old.
+    async fn reject(&mut self, key: Option<&Key>) {
+        self.counters.rejected.increment();
+        if let Some(key) = key {
+            self.leases.update(key);
+            self.ledger.updated(key);
+            self.cache.remove(key, None).await;
+        }
+    }
+
+    fn count(&self, is_applied: bool) {
+        let Counters { applied, stale, .. } = &*self.counters;
+        if is_applied { applied } else { stale }.increment();
+    }
+
+    /// When an entry with `ttl` expires; the outer `None` if it has. The wall clock is asked once:
+    /// from here on the deadline is on the monotonic clock.
+    #[allow(clippy::option_option)]
+    fn expiry(&self, ttl: Option<Ttl>) -> Option<Option<Instant>> {
+        let left = match ttl.map(|ttl| ttl.remaining(SystemTime::now())) {
+            None => None,
+            Some(Remaining::Expired) => return None,
+            Some(Remaining::Alive { left, from_the_future }) => {
+                self.counters.from_the_future.add(u64::from(from_the_future));
+                Some(left)
+            }
+        };
+        let left = [left, self.settings.max_ttl].into_iter().flatten().min();
+        // A life that no clock can hold has no end.
+        Some(left.and_then(|left| Instant::now().checked_add(left)))
+    }
+
+    async fn fill(&mut self, lease: Lease, loaded: Loaded<T>) -> Result<bool> {
+        if loaded.version.is_none() && !lease.is_intact() {
+            self.counters.leases_broken.increment();
+            return Ok(false);
+        }
+        self.store(lease.key(), loaded).await
+    }
+
+    /// Stores what was loaded; one without a version was guarded by the caller.
+    async fn store(&mut self, key: &Key, loaded: Loaded<T>) -> Result<bool> {
+        let version = loaded.version.map(Version::caller);
+        if let Some(version) = version {
+            self.channel.check_domain(version)?;
+            if !self.ledger.admits(key, version) {
+                self.count(false);
+                return Ok(false);
+            }
+        }
+        let Some(expires_at) = self.expiry(loaded.ttl) else { return Ok(false) };
+        let entry = Entry::new(loaded.value).with_version(version).with_expiry(expires_at);
+        let is_stored = self.cache.put(key, entry).await;
+        self.count(is_stored);
+        Ok(is_stored)
+    }
+
+    /// The source is to be read; until that is done, entries are suspect.
+    fn reload_soon(&mut self) {
+        let now = Instant::now();
+        let jitter = self.settings.reload_jitter.mul_f64(rand::random());
+        self.reload_at = self.reload_at.or(Some(now + jitter));
+        self.change(|status| status.suspect(now));
+    }
+
+    /// Reads the source and applies it, and everything that arrives meanwhile.
+    async fn reload(&mut self) -> Result<(), Ended> {
+        let began = Instant::now();
+        self.reload_at = None;
+        self.ledger.begin_scan();
+        let outcome = match self.scan().await {
+            ControlFlow::Break(ended) => return Err(ended),
+            ControlFlow::Continue(outcome) => outcome,
+        };
+        let resident = if outcome.is_ok() { self.cache.keys() } else { Vec::new() };
+        let (scanned, gone) = self.ledger.end_scan(resident);
+        match outcome {
+            Err(error) => self.reload_failed(error),
+            Ok(()) if scanned == Scanned::Overtaken => self.reload_soon(),
+            Ok(()) => {
+                for key in gone {
+                    self.cache.remove(&key, None).await;
+                }
+                self.counters.reloads.increment();
+                self.backoff = backoff();
+                self.change(|status| {
+                    status.is_warm = true;
+                    status.repaired();
+                    status.prove(began);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn reload_failed(&mut self, error: Error) {
+        tracing::warn!(messaging.destination.name = %self.channel.topic, %error, "reload failed");
+        self.counters.reload_failures.increment();
+        let pause = self.backoff.next().unwrap_or(MAX_BACKOFF);
+        self.reload_at = Some(Instant::now() + pause);
+        self.change(|status| status.source_error = Some(error));
+    }
+
+    /// Applies what the source yields. `Break`: the transport was closed.
+    async fn scan(&mut self) -> ControlFlow<Ended, Result<()>> {
+        let Some(source) = self.settings.source.clone() else {
+            let what = "there is no source to reload from; give one with with_source";
+            return ControlFlow::Continue(Err(Error::new(ErrorKind::InvalidInput, what)));
+        };
+        let mut rows: BoxStream<'_, Row<T>> = match self.settings.mode {
+            Mode::UpdateIfPresent => {
+                let load = |key: Key| source.load(key.clone()).map(|row| row.map(|row| (key, row)));
+                stream::iter(self.cache.keys()).map(load).buffer_unordered(LOADS).boxed()
+            }
+            _ => source.scan().map(|row| row.map(|(key, row)| (key, Some(row)))).boxed(),
+        };
+        let limit = self.settings.source_limit;
+        let mut deadline = Instant::now() + limit;
+        loop {
+            tokio::select! {
+                signal = self.signals.next() => {
+                    if let Err(ended) = self.round(signal).await {
+                        return ControlFlow::Break(ended);
+                    }
+                }
+                Some(command) = self.commands.recv() => self.command(command).await,
+                row = timeout_at(deadline, rows.next()) => match row {
+                    Ok(None) => return ControlFlow::Continue(Ok(())),
+                    Ok(Some(row)) => {
+                        if let Err(error) = self.row(row).await {
+                            return ControlFlow::Continue(Err(error));
+                        }
+                        deadline = Instant::now() + limit;
+                    }
+                    Err(_) => return ControlFlow::Continue(Err(source_is_slow(limit))),
+                },
+            }
+        }
+    }
+
+    async fn row(&mut self, row: Row<T>) -> Result<()> {
+        let (key, loaded) = row.map_err(|error| {
+            Error::new(ErrorKind::Source, "reading the source failed; it is tried again").with_source(error)
+        })?;
+        let Some(loaded) = loaded else { return Ok(()) };
+        let is_current = self.ledger.scanned(&key);
+        if loaded.version.is_none() && !is_current {
+            self.counters.leases_broken.increment();
+            return Ok(());
+        }
+        self.store(&key, loaded).await.map(drop)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Status)) {
+        self.status.send_modify(change);
+    }
+}
+
+impl Status {
+    /// Everything accepted before `at` has been applied, unless something is missing.
+    fn prove(&mut self, at: Instant) {
+        let is_proven = self.is_warm
+            && self.disrupted_since.is_none()
+            && self.unrepaired_since.is_none()
+            && !self.is_unproven;
+        if is_proven {
+            self.proven_at = self.proven_at.max(Some(at));
+        }
+    }
+
+    fn suspect(&mut self, since: Instant) {
+        self.unrepaired_since = self.unrepaired_since.or(Some(since));
+    }
+
+    fn repaired(&mut self) {
+        self.unrepaired_since = None;
+        self.source_error = None;
+        self.is_unproven = false;
+    }
+}
+
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+/// A source that fails is usually a database that everyone is asking: back off far.
+fn backoff() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(MAX_BACKOFF)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+fn source_is_slow(limit: Duration) -> Error {
+    Error::new(
+        ErrorKind::Source,
+        format!("the source yielded nothing for {limit:?}; it is tried again, or raise the limit"),
+    )
+}

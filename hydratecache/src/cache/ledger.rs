@@ -1,0 +1,228 @@
+//! What a cache must remember beyond its entries, so that nothing older comes back: removals, the
+//! latest clear, and what was updated during a scan. A state machine without I/O.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{Key, Version};
+
+/// Removals and clears, and the keys that were updated during a scan.
+pub(super) struct Ledger {
+    /// The version of each removed key.
+    tombstones: HashMap<Key, Tombstone, foldhash::fast::RandomState>,
+    /// In the order of their making. One that was made anew since has another `at` in the map.
+    oldest: VecDeque<(Instant, Key)>,
+    most: usize,
+    longest: Duration,
+    /// Nothing that is not newer than the latest clear comes back.
+    cleared: Option<Version>,
+    scan: Option<Scan>,
+}
+
+struct Tombstone {
+    version: Version,
+    at: Instant,
+}
+
+#[derive(Default)]
+struct Scan {
+    updated: HashSet<Key, foldhash::fast::RandomState>,
+    seen: HashSet<Key, foldhash::fast::RandomState>,
+    /// Something arrived that no key stands for: a clear, or a gap.
+    overtaken: bool,
+}
+
+/// How a scan ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Scanned {
+    /// What it yielded and what was updated meanwhile is the truth.
+    Complete,
+    /// A clear or a gap overtook it: scan again.
+    Overtaken,
+}
+
+impl Ledger {
+    pub(super) fn new(most: usize, longest: Duration) -> Self {
+        Self {
+            tombstones: HashMap::default(),
+            oldest: VecDeque::new(),
+            most: most.max(1),
+            longest,
+            cleared: None,
+            scan: None,
+        }
+    }
+
+    /// Whether a put of `key` with `version` is newer than its removal.
+    pub(super) fn admits(&self, key: &Key, version: Version) -> bool {
+        let removed = self.tombstones.get(key).map(|tombstone| tombstone.version);
+        version.is_newer_than(removed) && version.is_newer_than(self.cleared)
+    }
+
+    /// An update of `key` arrived.
+    pub(super) fn updated(&mut self, key: &Key) {
+        if let Some(scan) = &mut self.scan {
+            scan.updated.insert(key.clone());
+        }
+    }
+
+    /// `key` was removed. Returns how many other removals were forgotten for want of room.
+    pub(super) fn removed(&mut self, key: &Key, version: Version, now: Instant) -> u64 {
+        let known = self.tombstones.get(key).map(|tombstone| tombstone.version);
+        if version.is_newer_than(known) {
+            self.tombstones.insert(key.clone(), Tombstone { version, at: now });
+            self.oldest.push_back((now, key.clone()));
+        }
+        self.forget(now)
+    }
+
+    /// Everything not newer than `version` was removed.
+    pub(super) fn cleared(&mut self, version: Version) {
+        if version.is_newer_than(self.cleared) {
+            self.cleared = Some(version);
+            self.tombstones.retain(|_, tombstone| tombstone.version.is_newer_than(Some(version)));
+        }
+        self.overtaken();
+    }
+
+    /// Something arrived, or was lost, that no key stands for.
+    pub(super) fn overtaken(&mut self) {
+        if let Some(scan) = &mut self.scan {
+            scan.overtaken = true;
+        }
+    }
+
+    /// A scan begins now.
+    pub(super) fn begin_scan(&mut self) {
+        self.scan = Some(Scan::default());
+    }
+
+    /// The scan yielded `key`. `false`: what it yielded without a version was overtaken.
+    pub(super) fn scanned(&mut self, key: &Key) -> bool {
+        let Some(scan) = &mut self.scan else { return false };
+        scan.seen.insert(key.clone());
+        !scan.overtaken && !scan.updated.contains(key)
+    }
+
+    /// The scan is over. Returns those of `resident` that it shows to be gone.
+    pub(super) fn end_scan(&mut self, resident: Vec<Key>) -> (Scanned, Vec<Key>) {
+        match self.scan.take() {
+            Some(scan) if !scan.overtaken => {
+                let known = |key: &Key| scan.seen.contains(key) || scan.updated.contains(key);
+                (Scanned::Complete, resident.into_iter().filter(|key| !known(key)).collect())
+            }
+            _ => (Scanned::Overtaken, Vec::new()),
+        }
+    }
+
+    /// Drops what is too old, and the oldest of what is too many; counts the latter.
+    fn forget(&mut self, now: Instant) -> u64 {
+        let mut dropped = 0;
+        while let Some((at, _)) = self.oldest.front() {
+            let expired = now.duration_since(*at) > self.longest;
+            // Entries of `oldest` that were made anew hold room too, hence its length.
+            if !expired && self.oldest.len() <= self.most {
+                break;
+            }
+            let Some((at, key)) = self.oldest.pop_front() else { break };
+            if self.tombstones.get(&key).is_some_and(|tombstone| tombstone.at == at) {
+                self.tombstones.remove(&key);
+                dropped += u64::from(!expired);
+            }
+        }
+        dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key(number: u64) -> Key {
+        Key::new(format!("k{number}")).expect("legal")
+    }
+
+    fn ledger() -> Ledger {
+        Ledger::new(100, Duration::from_secs(60))
+    }
+
+    #[test]
+    fn an_older_put_does_not_undo_a_removal_or_a_clear() {
+        let mut ledger = ledger();
+        ledger.removed(&key(1), Version::caller(5), Instant::now());
+        ledger.removed(&key(1), Version::caller(3), Instant::now());
+        assert!(!ledger.admits(&key(1), Version::caller(4)));
+        assert!(!ledger.admits(&key(1), Version::caller(5)), "a removal wins a tie");
+        assert!(ledger.admits(&key(1), Version::caller(6)));
+        ledger.cleared(Version::caller(9));
+        assert!(!ledger.admits(&key(2), Version::caller(9)));
+        assert!(ledger.admits(&key(2), Version::caller(10)));
+        assert!(ledger.tombstones.is_empty(), "the clear covers it");
+    }
+
+    #[test]
+    fn removals_are_bounded_in_number_and_in_age() {
+        let mut ledger = ledger();
+        let start = Instant::now();
+        let dropped: u64 =
+            (0..1000).map(|n| ledger.removed(&key(n), Version::caller(1), start)).sum();
+        assert_eq!((dropped, ledger.tombstones.len()), (900, 100));
+        let later = start + Duration::from_secs(61);
+        assert_eq!(ledger.removed(&key(1000), Version::caller(1), later), 0);
+        assert_eq!(ledger.tombstones.len(), 1);
+    }
+
+    #[test]
+    fn a_scan_shows_what_is_gone_and_yields_to_what_arrived_meanwhile() {
+        let mut ledger = ledger();
+        ledger.begin_scan();
+        assert!(ledger.scanned(&key(1)));
+        ledger.updated(&key(2));
+        assert!(!ledger.scanned(&key(2)), "an update arrived after the load began");
+        ledger.updated(&key(3));
+        let ended = ledger.end_scan(vec![key(1), key(2), key(3), key(4)]);
+        assert_eq!(ended, (Scanned::Complete, vec![key(4)]));
+    }
+
+    #[test]
+    fn a_gap_during_a_scan_overtakes_it() {
+        let mut ledger = ledger();
+        ledger.begin_scan();
+        ledger.overtaken();
+        assert!(!ledger.scanned(&key(1)));
+        assert_eq!(ledger.end_scan(vec![key(1)]), (Scanned::Overtaken, vec![]));
+    }
+
+    proptest! {
+        /// Puts and removals of one key in any order of arrival end the same: with the newest.
+        #[test]
+        fn every_order_of_arrival_ends_the_same(
+            writes in prop::collection::vec((1_u64..20, any::<bool>()), 1..12),
+            seed in any::<prop::sample::Index>(),
+        ) {
+            let outcome = |writes: &[(u64, bool)]| {
+                let mut ledger = ledger();
+                let mut resident: Option<u64> = None;
+                for (number, is_removal) in writes {
+                    let version = Version::caller(*number);
+                    let held = resident.map(Version::caller);
+                    if *is_removal {
+                        ledger.removed(&key(1), version, Instant::now());
+                        resident = resident.filter(|_| version.is_older_than(held));
+                    } else if ledger.admits(&key(1), version) && version.is_newer_than(held) {
+                        resident = Some(*number);
+                    }
+                }
+                resident
+            };
+            let mut rotated = writes.clone();
+            rotated.rotate_left(seed.index(writes.len()));
+            let reversed: Vec<_> = writes.iter().rev().copied().collect();
+            prop_assert_eq!(outcome(&writes), outcome(&rotated));
+            prop_assert_eq!(outcome(&writes), outcome(&reversed));
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! What a hydration does with values and with gaps.
+
+/// What an arriving value does to the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Mode {
+    /// Every value is stored. For key spaces that fit into memory.
+    #[default]
+    Hydrate,
+    /// Only keys that are already there get the new value; others are not even decoded. For large
+    /// key spaces of which each instance reads a part.
+    UpdateIfPresent,
+    /// The key is dropped and the next read loads it. For values that are larger or rarer read
+    /// than written.
+    Invalidate,
+}
+
+/// What is done when messages were, or may have been, lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum GapAction {
+    /// Read the source again; entries stay readable and suspect meanwhile. The default where there
+    /// is a source.
+    Reload,
+    /// Drop every entry. The default without a source.
+    Clear,
+    /// Keep every entry, and stay suspect until [`Hydration::reload`](super::Hydration::reload) or
+    /// [`Hydration::trust`](super::Hydration::trust).
+    Suspect,
+    /// Keep every entry and go on. Nothing is suspect, and nothing proves freshness any more.
+    Ignore,
+}

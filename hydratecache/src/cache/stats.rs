@@ -1,0 +1,69 @@
+//! What a hydration has done so far.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! stats {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// What a hydration has done so far.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        #[non_exhaustive]
+        pub struct HydrationStats {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        #[derive(Default)]
+        pub(super) struct Counters {
+            $(pub(super) $name: Counter,)*
+        }
+
+        impl Counters {
+            pub(super) fn stats(&self) -> HydrationStats {
+                HydrationStats { $($name: self.$name.0.load(Ordering::Relaxed),)* }
+            }
+        }
+    };
+}
+
+stats! {
+    /// Messages that arrived.
+    received,
+    /// Messages and loaded values that changed the cache.
+    applied,
+    /// Messages and loaded values that were older than what the cache knew.
+    stale,
+    /// Messages for keys that the cache does not hold, in [`Mode::UpdateIfPresent`](super::Mode).
+    absent,
+    /// Messages whose TTL ended before they arrived: they removed their key.
+    expired_in_flight,
+    /// Messages whose TTL began in this process's future: one of the two clocks is wrong.
+    from_the_future,
+    /// Messages that could not be used. Their key was dropped where it was readable.
+    rejected,
+    /// Gaps that were reported.
+    gaps,
+    /// Messages that were lost for certain, as far as gaps said how many.
+    missed,
+    /// Times that the link was lost.
+    disruptions,
+    /// Reloads from the source that were completed, the first one included.
+    reloads,
+    /// Reloads from the source that failed and were, or will be, tried again.
+    reload_failures,
+    /// Values that were dropped because an update arrived while they were loaded.
+    leases_broken,
+    /// Removals that were forgotten for want of room before their time.
+    tombstones_dropped,
+}
+
+#[derive(Default)]
+pub(super) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(super) fn increment(&self) {
+        self.add(1);
+    }
+
+    pub(super) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,462 @@
+//! `Channel<T>`: typed publish and subscribe on one topic, over any transport.
+
+mod draft;
+mod event;
+mod write;
+
+use std::borrow::Borrow;
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use futures::{Stream, StreamExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use draft::Draft;
+pub use event::{Change, Event, Update, Updates};
+pub use write::Write;
+
+use crate::cache::{Hydrate, LocalCache};
+use crate::codec::{Cbor, Codec};
+use crate::message::ContentType;
+use crate::publisher::{Heartbeats, Lane, Publish};
+use crate::transport::Transport;
+use crate::version::HybridClock;
+use crate::wire::{Rejection, RejectionReason};
+use crate::{Error, ErrorKind, Key, Message, Result, Topic, Ttl, Version, VersionDomain};
+
+/// Typed publish and subscribe on one topic, over any transport.
+///
+/// Cloning is cheap and shares the publisher: all clones are one origin and one order. Publishing
+/// needs a Tokio runtime, for the transport and for the heartbeats.
+///
+/// ```
+/// use hydratecache::{Channel, memory::MemoryTransport};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> hydratecache::Result<()> {
+/// let users = Channel::<String>::new(MemoryTransport::new(), "users")?;
+/// users.publish("user:1", &"Ada".to_owned()).await?;
+/// users.remove("user:1").await?;
+/// # Ok(()) }
+/// ```
+pub struct Channel<T>(pub(crate) Arc<Inner<T>>);
+
+pub(crate) struct Inner<T> {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) topic: Topic,
+    pub(crate) codec: Arc<dyn Codec<T>>,
+    domain: VersionDomain,
+    clock: Arc<HybridClock>,
+    lane: Lane,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Counters {
+    received: AtomicU64,
+    rejected: AtomicU64,
+}
+
+/// What a channel has done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ChannelStats {
+    /// Messages that the broker has.
+    pub published: u64,
+    /// Messages whose publish failed or is of unknown outcome.
+    pub failed: u64,
+    /// Batches that the transport was given; `published / batches` is how well batching works.
+    pub batches: u64,
+    /// Messages that all subscriptions of this channel received.
+    pub received: u64,
+    /// Messages that arrived and could not be used.
+    pub rejected: u64,
+}
+
+impl<T: Send + Sync + 'static> Channel<T> {
+    /// A channel with the defaults: CBOR, and versions by a hybrid logical clock.
+    ///
+    /// # Errors
+    /// [`InvalidTopic`](crate::ErrorKind::InvalidTopic).
+    pub fn new(transport: impl Transport, topic: impl AsRef<str>) -> Result<Self>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        Self::builder(transport, topic).build()
+    }
+
+    /// Settings for a channel that begins with the defaults.
+    pub fn builder(transport: impl Transport, topic: impl AsRef<str>) -> ChannelBuilder<T>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        Self::builder_with_codec(transport, topic, Cbor)
+    }
+
+    /// Settings for a channel with another codec.
+    pub fn builder_with_codec(
+        transport: impl Transport,
+        topic: impl AsRef<str>,
+        codec: impl Codec<T>,
+    ) -> ChannelBuilder<T> {
+        ChannelBuilder {
+            transport: Arc::new(transport),
+            topic: Topic::new(topic),
+            codec: Arc::new(codec),
+            domain: VersionDomain::default(),
+            heartbeats: Heartbeats::DEFAULT,
+        }
+    }
+
+    /// The topic.
+    #[must_use]
+    pub fn topic(&self) -> &Topic {
+        &self.0.topic
+    }
+
+    /// The transport.
+    #[must_use]
+    pub fn transport(&self) -> &dyn Transport {
+        &*self.0.transport
+    }
+
+    /// Publishes a new value for `key`. The same as [`put`](Self::put) without options.
+    ///
+    /// # Errors
+    /// Before any I/O: [`InvalidKey`](crate::ErrorKind::InvalidKey),
+    /// [`Encode`](crate::ErrorKind::Encode),
+    /// [`PayloadTooLarge`](crate::ErrorKind::PayloadTooLarge), and
+    /// [`InvalidVersion`](crate::ErrorKind::InvalidVersion) where the caller gives versions. Then
+    /// those of [`Transport::publish`].
+    ///
+    /// # Cancel safety
+    /// As [`Publish`].
+    pub fn publish(&self, key: impl AsRef<str>, value: &T) -> Publish {
+        self.put(key, value).into_future()
+    }
+
+    /// A new value for `key`: await it, after giving it a TTL or a version if there is one.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn put(&self, key: impl AsRef<str>, value: &T) -> Write<'_, T> {
+        Write::new(&self.0, self.0.encode(Key::new(key), value))
+    }
+
+    /// `key` has no value any more: await it.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn remove(&self, key: impl AsRef<str>) -> Write<'_, T> {
+        Write::new(&self.0, Key::new(key).map(Message::remove))
+    }
+
+    /// The whole topic has no value any more: await it. Removes what is not newer than this.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn clear(&self) -> Write<'_, T> {
+        Write::new(&self.0, Ok(Message::clear()))
+    }
+
+    /// A new TTL for `key`, with the same value: await it.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn touch(&self, key: impl AsRef<str>, ttl: Ttl) -> Write<'_, T> {
+        Write::new(&self.0, Key::new(key).map(|key| Message::touch(key, ttl)))
+    }
+
+    /// Publishes every item of a stream, in order, and returns how many the broker has: all.
+    ///
+    /// The fastest way to publish much: no answer is awaited for a single message, up to four
+    /// batches overlap, and what the stream has ready goes at once. Items are `(key, value)`
+    /// pairs, or [`Draft`]s where they have a TTL or a version.
+    ///
+    /// # Errors
+    /// The first error ends it and says how many messages before it the broker has. What follows
+    /// the failed message in its batch was not published, or is of unknown outcome with it.
+    ///
+    /// # Cancel safety
+    /// What was taken from the stream may or may not be published.
+    pub async fn publish_all<D, V>(&self, drafts: impl Stream<Item = D> + Send) -> Result<u64>
+    where
+        D: Into<Draft<V>> + Send,
+        V: Borrow<T> + Send,
+    {
+        const BATCH: usize = 256;
+        const OVERLAP: usize = 4;
+        let mut batches = pin!(drafts.ready_chunks(BATCH));
+        let mut under_way = VecDeque::with_capacity(OVERLAP);
+        let mut published = 0;
+        let after = |published: u64| {
+            move |error: Error| error.in_context(format!("after {published} published messages"))
+        };
+        while let Some(drafts) = batches.next().await {
+            let (batch, failed) = self.0.encode_all(drafts.into_iter().map(Into::into));
+            if !batch.is_empty() {
+                under_way.push_back((batch.len() as u64, self.0.lane.publish_batch(batch)));
+            }
+            // The in-process transport answers at once; its readers need their turn.
+            tokio::task::yield_now().await;
+            let keep = if failed.is_some() { 0 } else { OVERLAP - 1 };
+            while under_way.len() > keep {
+                let Some((count, answer)) = under_way.pop_front() else { break };
+                answer.await.map_err(after(published))?;
+                published += count;
+            }
+            if let Some(error) = failed {
+                return Err(after(published)(error));
+            }
+        }
+        for (count, answer) in under_way {
+            answer.await.map_err(after(published))?;
+            published += count;
+        }
+        Ok(published)
+    }
+
+    /// Waits until every publish that began before has its answer, which went to its publisher.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn flush(&self) {
+        self.0.lane.flush().await;
+    }
+
+    /// Subscribes, and returns when the subscription is proven: whatever is published from then on
+    /// is yielded, or reported as a gap.
+    ///
+    /// # Errors
+    /// As [`Transport::subscribe`].
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no subscription behind.
+    pub async fn subscribe(&self) -> Result<Updates<T>> {
+        let subscription = self.0.transport.subscribe(self.0.topic.clone()).await?;
+        Ok(Updates::new(self.0.clone(), subscription))
+    }
+
+    /// Subscribes and calls `handle` with every event, one after the other, until the transport is
+    /// closed or this future is dropped.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Self::subscribe).
+    pub async fn for_each<F>(&self, mut handle: impl FnMut(Event<T>) -> F + Send) -> Result<()>
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let mut updates = self.subscribe().await?;
+        while let Some(event) = updates.next().await {
+            handle(event).await;
+        }
+        Ok(())
+    }
+
+    /// Fills `cache` from this channel: await it, after giving it a source or a policy if there is
+    /// one. Dropping the returned [`Hydration`](crate::cache::Hydration) stops it.
+    pub fn hydrate<C: LocalCache<T>>(&self, cache: C) -> Hydrate<T, C> {
+        Hydrate::new(self.clone(), cache)
+    }
+
+    /// What this channel has done so far.
+    #[must_use]
+    pub fn stats(&self) -> ChannelStats {
+        let lane = self.0.lane.stats();
+        ChannelStats {
+            published: lane.published,
+            failed: lane.failed,
+            batches: lane.batches,
+            received: self.0.counters.received.load(Ordering::Relaxed),
+            rejected: self.0.counters.rejected.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl<T: 'static> Inner<T> {
+    fn encode(&self, key: Result<Key>, value: &T) -> Result<Message> {
+        let mut message = Message::put(key?, self.codec.encode(value)?);
+        message.content_type = self.codec.content_type();
+        Ok(message)
+    }
+
+    /// The messages up to the first draft that cannot be published, and why it cannot.
+    fn encode_all<V: Borrow<T>>(
+        &self,
+        drafts: impl ExactSizeIterator<Item = Draft<V>>,
+    ) -> (Vec<Message>, Option<Error>) {
+        let mut batch = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            let message = self
+                .encode(draft.key, draft.value.borrow())
+                .map(|message| Message { ttl: draft.ttl, version: draft.version, ..message })
+                .and_then(|message| self.check(message));
+            match message {
+                Ok(message) => batch.push(message),
+                Err(error) => return (batch, Some(error)),
+            }
+        }
+        (batch, None)
+    }
+
+    /// What must hold before a message may join a batch, whose other messages are not its fault.
+    fn check(&self, message: Message) -> Result<Message> {
+        self.transport.limits().check(std::slice::from_ref(&message))?;
+        match (self.domain, message.version) {
+            (VersionDomain::Clock, None) | (VersionDomain::Caller, Some(_)) => Ok(message),
+            (VersionDomain::Clock, Some(_)) => Err(write::version_error(
+                "this channel stamps versions by its clock; leave the version out, or build the \
+                 channel with VersionDomain::Caller",
+            )),
+            (VersionDomain::Caller, None) => Err(write::version_error(
+                "this channel orders writes by the caller's version; give one that grows with \
+                 every write of the key",
+            )),
+        }
+    }
+
+    /// Whether a version of the caller's belongs here.
+    pub(crate) fn check_domain(&self, version: Version) -> Result<()> {
+        if version.domain() == self.domain {
+            return Ok(());
+        }
+        Err(write::version_error(
+            "the source gives versions and this channel stamps them by its clock; leave them out, \
+             or build the channel with VersionDomain::Caller",
+        ))
+    }
+
+    /// The version that orders an arrived message, or why it cannot be used here.
+    ///
+    /// A foreign publisher may send no version. Where the clock gives versions, such a message is
+    /// ordered by its arrival.
+    pub(crate) fn accept(&self, message: &Message) -> Result<Version, Rejection> {
+        self.counters.received.fetch_add(1, Ordering::Relaxed);
+        let reject = |reason| {
+            let rejection = Rejection::new(reason).with_key(message.key().cloned());
+            self.count(rejection.with_sender(message.origin(), message.sequence()))
+        };
+        let now = SystemTime::now();
+        let version = match message.version() {
+            None if self.domain == VersionDomain::Clock => {
+                Version::clock(self.clock.tick(now, 1), None)
+            }
+            Some(version) if version.domain() == self.domain => version,
+            _ => return Err(reject(RejectionReason::WrongVersionDomain { expected: self.domain })),
+        };
+        if self.domain == VersionDomain::Clock && !self.clock.hear(version.number(), now) {
+            return Err(reject(RejectionReason::VersionFromTheFuture));
+        }
+        Ok(version)
+    }
+
+    /// The value of an accepted `Put`.
+    pub(crate) fn decode(&self, message: &Message) -> Result<T, Rejection> {
+        let own = self.codec.content_type();
+        let (theirs, ours) = (media_type(message.content_type()), media_type(own.as_ref()));
+        let decoded = if theirs == ours {
+            self.codec.decode(message.payload())
+        } else {
+            let what = format!("its content type is {theirs}, this channel's codec reads {ours}");
+            Err(Error::new(ErrorKind::Decode, what))
+        };
+        decoded.map_err(|error| {
+            let rejection = Rejection::new(RejectionReason::Undecodable(error));
+            let rejection = rejection.with_key(message.key().cloned());
+            self.count(rejection.with_sender(message.origin(), message.sequence()))
+        })
+    }
+
+    /// Counts a rejection, and says it where an operator looks.
+    pub(crate) fn count(&self, rejection: Rejection) -> Rejection {
+        self.counters.rejected.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(
+            messaging.destination.name = %self.topic,
+            reason = %rejection.reason(),
+            "rejected a message"
+        );
+        rejection
+    }
+}
+
+fn media_type(content_type: Option<&ContentType>) -> &str {
+    content_type.map_or("application/cbor", ContentType::as_str)
+}
+
+impl<T> Clone for Channel<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> fmt::Debug for Channel<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("topic", &self.0.topic)
+            .field("transport", &self.0.transport)
+            .field("versions", &self.0.domain)
+            .field("origin", &self.0.lane.origin())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settings for a [`Channel`].
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct ChannelBuilder<T> {
+    transport: Arc<dyn Transport>,
+    topic: Result<Topic>,
+    codec: Arc<dyn Codec<T>>,
+    domain: VersionDomain,
+    heartbeats: Heartbeats,
+}
+
+impl<T> ChannelBuilder<T> {
+    /// Where versions come from (default [`VersionDomain::Clock`], which needs nothing from the
+    /// caller). All channels of a topic are built alike.
+    pub fn with_versions(self, domain: VersionDomain) -> Self {
+        Self { domain, ..self }
+    }
+
+    /// How long after the last publish the first heartbeat is sent (default 5 s: how late the loss
+    /// of a last message is noticed) and the longest interval, to which the interval doubles
+    /// (default 5 minutes: what an idle fleet costs).
+    pub fn with_heartbeats(self, first: Duration, longest: Duration) -> Self {
+        // A zero interval would be a loop without a pause.
+        let first = first.max(Duration::from_millis(1));
+        Self { heartbeats: Heartbeats { first, longest: longest.max(first) }, ..self }
+    }
+
+    /// The channel.
+    ///
+    /// # Errors
+    /// [`InvalidTopic`](crate::ErrorKind::InvalidTopic).
+    pub fn build(self) -> Result<Channel<T>> {
+        let topic = self.topic?;
+        let clock = Arc::new(HybridClock::default());
+        let (transport, heartbeats) = (self.transport, self.heartbeats);
+        let lane = Lane::new(transport.clone(), topic.clone(), clock.clone(), heartbeats);
+        Ok(Channel(Arc::new(Inner {
+            transport,
+            topic,
+            codec: self.codec,
+            domain: self.domain,
+            clock,
+            lane,
+            counters: Counters::default(),
+        })))
+    }
+}
+
+impl<T> fmt::Debug for ChannelBuilder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChannelBuilder")
+            .field("topic", &self.topic)
+            .field("transport", &self.transport)
+            .field("versions", &self.domain)
+            .finish_non_exhaustive()
+    }
+}
