@@ -129,6 +129,13 @@ impl Fanout {
     }
 }
 
+/// A transport that is gone ends its subscriptions.
+impl Drop for Fanout {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 impl fmt::Debug for Fanout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fanout").field("readers", &self.readers()).finish_non_exhaustive()

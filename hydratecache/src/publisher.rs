@@ -212,10 +212,11 @@ impl Inner {
             if answer.is_ok() { published } else { failed }.fetch_add(count, Ordering::Relaxed);
             answer.map(|()| sent)
         };
-        let mut flight = answer.boxed().shared();
-        // The first poll hands the batch over: that must not wait for a caller to be polled.
+        let flight = answer.boxed().shared();
+        // The first poll hands the batch over: that must not wait for a caller to be polled. A
+        // ready handle has given its answer away, hence the clone.
         let mut cx = Context::from_waker(Waker::noop());
-        if Pin::new(&mut flight).poll(&mut cx).is_pending() {
+        if Pin::new(&mut flight.clone()).poll(&mut cx).is_pending() {
             lock(&self.gathering).under_way.extend(flight.downgrade());
         }
         flight

@@ -4,6 +4,8 @@
 //! vectors. Encoding is deterministic; decoding borrows: the payload is a slice of the received
 //! [`Bytes`], and the key is the one allocation.
 
+#[cfg(test)]
+mod golden;
 mod rejection;
 mod well_formed;
 
@@ -80,7 +82,7 @@ fn write(e: &mut Encoder<Vec<u8>>, message: &Message, topic: Option<&Topic>) -> 
     if message.kind == Kind::Put {
         e.u64(field::PAYLOAD)?.bytes(&message.payload)?;
     }
-    if let Some(ttl) = message.ttl {
+    if let Some(ttl) = written_ttl(message) {
         let (start, duration) = ttl.to_micros();
         e.u64(field::TTL)?.array(2)?.u64(start)?.u64(duration)?;
     }
@@ -116,7 +118,7 @@ fn pairs(message: &Message, topic: Option<&Topic>) -> u64 {
     let optional = [
         message.key.is_some(),
         message.kind == Kind::Put,
-        message.ttl.is_some(),
+        written_ttl(message).is_some(),
         message.origin.is_some(),
         message.sequence.is_some(),
         message.version.is_some(),
@@ -126,6 +128,11 @@ fn pairs(message: &Message, topic: Option<&Topic>) -> u64 {
         topic.is_some(),
     ];
     2 + optional.into_iter().map(u64::from).sum::<u64>()
+}
+
+/// The TTL, where the message has a value that it can belong to: readers refuse one elsewhere.
+fn written_ttl(message: &Message) -> Option<Ttl> {
+    message.ttl.filter(|_| matches!(message.kind, Kind::Put | Kind::Touch))
 }
 
 fn kind_number(kind: Kind) -> u64 {
@@ -263,8 +270,10 @@ impl Fields {
     }
 
     fn read_ttl(&mut self, d: &mut Decoder<'_>) -> Result<(), RejectionReason> {
-        if d.array()? != Some(2) {
-            return Err(RejectionReason::InvalidField("ttl"));
+        match d.array()? {
+            Some(2) => {}
+            Some(_) => return Err(RejectionReason::InvalidField("ttl")),
+            None => return Err(RejectionReason::Malformed("an indefinite length")),
         }
         self.ttl = Ttl::from_micros(d.u64()?, d.u64()?).ok();
         self.note(self.ttl.is_none(), RejectionReason::InvalidField("ttl"));

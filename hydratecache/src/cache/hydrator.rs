@@ -2,11 +2,12 @@
 //! where it stands.
 
 use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use futures::stream::{self, BoxStream};
+use futures::stream::{self, BoxStream, Peekable};
 use futures::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout_at};
@@ -26,7 +27,7 @@ pub(super) struct Hydrator<T, C> {
     channel: Arc<Inner<T>>,
     cache: C,
     settings: Settings<T>,
-    signals: Subscription,
+    signals: Peekable<Subscription>,
     commands: mpsc::Receiver<Command<T>>,
     status: watch::Sender<Status>,
     counters: Arc<Counters>,
@@ -78,7 +79,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             channel,
             cache,
             settings,
-            signals,
+            signals: signals.peekable(),
             commands,
             status,
             counters: counters.clone(),
@@ -131,13 +132,24 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 let now = Instant::now();
                 self.change(|status| status.disrupted_since = status.disrupted_since.or(Some(now)));
             }
-            Signal::Live => self.change(|status| status.disrupted_since = None),
+            Signal::Live => self.live().await,
             Signal::Gap(gap) => self.gap(gap).await,
             Signal::Rejected(rejection) => {
                 self.counters.rejected.increment();
                 self.channel.count(rejection);
             }
         }
+    }
+
+    /// The link is back. Where a gap follows at once, the state goes from suspect to suspect: no
+    /// reader may see it live in between.
+    async fn live(&mut self) {
+        let is_gap = |signal: &Signal| matches!(signal, Signal::Gap(_));
+        let next = Pin::new(&mut self.signals).next_if(is_gap).now_or_never();
+        if let Some(Some(Signal::Gap(gap))) = next {
+            self.gap(gap).await;
+        }
+        self.change(|status| status.disrupted_since = None);
     }
 
     async fn gap(&mut self, gap: Gap) {
@@ -178,7 +190,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.counters.received.increment();
         let version = match self.channel.accept(message) {
             Ok(version) => version,
-            Err(_) => return self.reject(message.key()).await,
+            Err(_) => return self.reject(message.key(), None).await,
         };
         let Some(key) = message.key() else {
             if message.kind() == Kind::Clear {
@@ -190,7 +202,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             return;
         };
         self.leases.update(key);
-        self.ledger.updated(key);
+        if message.kind() != Kind::Touch {
+            // A touch says nothing of the value: what a scan yields is still news.
+            self.ledger.updated(key, Some(version));
+        }
         if message.kind() == Kind::Remove {
             return self.remove(key, version).await;
         }
@@ -234,7 +249,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 let is_stored = self.cache.put(key, entry).await;
                 self.count(is_stored);
             }
-            Err(_) => self.reject(Some(key)).await,
+            Err(_) => self.reject(Some(key), Some(version)).await,
         }
     }
 
@@ -246,11 +261,11 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     }
 
     /// A message could not be used: what the cache holds for its key is known to be old.
-    async fn reject(&mut self, key: Option<&Key>) {
+    async fn reject(&mut self, key: Option<&Key>, version: Option<Version>) {
         self.counters.rejected.increment();
         if let Some(key) = key {
             self.leases.update(key);
-            self.ledger.updated(key);
+            self.ledger.updated(key, version);
             self.cache.remove(key, None).await;
         }
     }
@@ -278,7 +293,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     }
 
     async fn fill(&mut self, lease: Lease, loaded: Loaded<T>) -> Result<bool> {
-        if loaded.version.is_none() && !lease.is_intact() {
+        // A version is no guard of its own: an update of an absent key leaves none to compare with.
+        if !lease.is_intact() {
             self.counters.leases_broken.increment();
             return Ok(false);
         }
@@ -390,8 +406,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             Error::new(ErrorKind::Source, "reading the source failed; it is tried again").with_source(error)
         })?;
         let Some(loaded) = loaded else { return Ok(()) };
-        let is_current = self.ledger.scanned(&key);
-        if loaded.version.is_none() && !is_current {
+        let version = loaded.version.map(Version::caller);
+        if !self.ledger.scanned(&key, version) {
             self.counters.leases_broken.increment();
             return Ok(());
         }

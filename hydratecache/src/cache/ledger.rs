@@ -28,7 +28,8 @@ struct Tombstone {
 
 #[derive(Default)]
 struct Scan {
-    updated: HashSet<Key, foldhash::fast::RandomState>,
+    /// The newest update of each key; none if one of them could not be read.
+    updated: HashMap<Key, Option<Version>, foldhash::fast::RandomState>,
     seen: HashSet<Key, foldhash::fast::RandomState>,
     /// Something arrived that no key stands for: a clear, or a gap.
     overtaken: bool,
@@ -61,10 +62,11 @@ impl Ledger {
         version.is_newer_than(removed) && version.is_newer_than(self.cleared)
     }
 
-    /// An update of `key` arrived.
-    pub(super) fn updated(&mut self, key: &Key) {
+    /// An update of `key` arrived, with a version if that could be read.
+    pub(super) fn updated(&mut self, key: &Key, version: Option<Version>) {
         if let Some(scan) = &mut self.scan {
-            scan.updated.insert(key.clone());
+            let newest = scan.updated.entry(key.clone()).or_insert(version);
+            *newest = newest.zip(version).map(|(newest, version)| newest.max(version));
         }
     }
 
@@ -99,18 +101,25 @@ impl Ledger {
         self.scan = Some(Scan::default());
     }
 
-    /// The scan yielded `key`. `false`: what it yielded without a version was overtaken.
-    pub(super) fn scanned(&mut self, key: &Key) -> bool {
+    /// The scan yielded `key`. `false`: what it yielded was overtaken by an update.
+    ///
+    /// The cache cannot tell: it may have evicted what the update brought.
+    pub(super) fn scanned(&mut self, key: &Key, version: Option<Version>) -> bool {
         let Some(scan) = &mut self.scan else { return false };
         scan.seen.insert(key.clone());
-        !scan.overtaken && !scan.updated.contains(key)
+        match (version, scan.updated.get(key)) {
+            (None, updated) => !scan.overtaken && updated.is_none(),
+            (Some(_), None) => true,
+            (Some(_), Some(None)) => false,
+            (Some(version), Some(newest)) => !version.is_older_than(*newest),
+        }
     }
 
     /// The scan is over. Returns those of `resident` that it shows to be gone.
     pub(super) fn end_scan(&mut self, resident: Vec<Key>) -> (Scanned, Vec<Key>) {
         match self.scan.take() {
             Some(scan) if !scan.overtaken => {
-                let known = |key: &Key| scan.seen.contains(key) || scan.updated.contains(key);
+                let known = |key: &Key| scan.seen.contains(key) || scan.updated.contains_key(key);
                 (Scanned::Complete, resident.into_iter().filter(|key| !known(key)).collect())
             }
             _ => (Scanned::Overtaken, Vec::new()),
@@ -179,12 +188,27 @@ mod tests {
     fn a_scan_shows_what_is_gone_and_yields_to_what_arrived_meanwhile() {
         let mut ledger = ledger();
         ledger.begin_scan();
-        assert!(ledger.scanned(&key(1)));
-        ledger.updated(&key(2));
-        assert!(!ledger.scanned(&key(2)), "an update arrived after the load began");
-        ledger.updated(&key(3));
+        assert!(ledger.scanned(&key(1), None));
+        ledger.updated(&key(2), Some(Version::caller(1)));
+        assert!(!ledger.scanned(&key(2), None), "an update arrived after the load began");
+        ledger.updated(&key(3), Some(Version::caller(1)));
         let ended = ledger.end_scan(vec![key(1), key(2), key(3), key(4)]);
         assert_eq!(ended, (Scanned::Complete, vec![key(4)]));
+    }
+
+    #[test]
+    fn a_scanned_version_yields_to_newer_updates_and_to_unreadable_ones() {
+        let mut ledger = ledger();
+        ledger.begin_scan();
+        let version = |number| Some(Version::caller(number));
+        for number in [5, 4] {
+            ledger.updated(&key(1), version(number));
+        }
+        let verdicts = [4, 5, 6].map(|number| ledger.scanned(&key(1), version(number)));
+        assert_eq!(verdicts, [false, true, true]);
+        ledger.updated(&key(1), None);
+        ledger.updated(&key(1), version(7));
+        assert!(!ledger.scanned(&key(1), version(8)), "the unreadable one may be newer");
     }
 
     #[test]
@@ -192,7 +216,7 @@ mod tests {
         let mut ledger = ledger();
         ledger.begin_scan();
         ledger.overtaken();
-        assert!(!ledger.scanned(&key(1)));
+        assert!(!ledger.scanned(&key(1), None));
         assert_eq!(ledger.end_scan(vec![key(1)]), (Scanned::Overtaken, vec![]));
     }
 

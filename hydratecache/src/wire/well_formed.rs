@@ -64,13 +64,15 @@ impl Rest<'_> {
     }
 
     fn indefinite(&mut self, major: u8, depth: usize) -> Result<(), RejectionReason> {
+        if !(BYTES..=MAP).contains(&major) {
+            return Err(RejectionReason::Malformed("an indefinite length where none can be"));
+        }
         let depth = deeper(depth)?;
         let mut items = 0_u64;
         while !self.take_break()? {
             match major {
                 ARRAY | MAP => self.item(depth)?,
-                BYTES | TEXT => self.segment(major)?,
-                _ => return Err(RejectionReason::Malformed("an indefinite length where none can be")),
+                _ => self.segment(major)?,
             }
             items += 1;
         }
@@ -144,7 +146,7 @@ mod tests {
         &[0x9f, 0x00], &[0xbf, 0x00, 0xff], &[0xc0], &[0xf8, 0x18], &[0x1f],
         &[0x5f, 0x5f, 0x41, 0x00, 0xff, 0xff], &[0x00, 0x00],
         &[0x9b, 0x80, 0, 0, 0, 0, 0, 0, 0], &[0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
-        &[0xbb, 0x80, 0, 0, 0, 0, 0, 0, 0],
+        &[0xbb, 0x80, 0, 0, 0, 0, 0, 0, 0], &[0x1f, 0xff], &[0x3f, 0xff], &[0xdf, 0xff], &[0xff, 0xff],
     ];
 
     const WELL_FORMED: &[&[u8]] = &[

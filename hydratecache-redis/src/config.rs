@@ -1,0 +1,231 @@
+//! Settings of a [`RedisTransport`](crate::RedisTransport).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fred::types::config::{Config as FredConfig, TlsConnector};
+use fred::types::RespVersion;
+use hydratecache::fanout::Fanout;
+use hydratecache::{Error, ErrorKind, Result};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use url::Url;
+
+use crate::RedisTransport;
+
+/// Settings of a [`RedisTransport`], which [`connect`](Self::connect) opens.
+///
+/// Shows no credentials in `Debug`.
+#[derive(Clone)]
+#[must_use = "settings do nothing until `connect` is called"]
+pub struct RedisConfig {
+    pub(crate) fred: FredConfig,
+    pub(crate) address: Arc<str>,
+    tls: Option<Tls>,
+    pub(crate) connect_limit: Duration,
+    pub(crate) publish_limit: Duration,
+    pub(crate) subscribe_limit: Duration,
+    pub(crate) ping_interval: Duration,
+    pub(crate) ping_limit: Duration,
+    pub(crate) queue_bytes: usize,
+    pub(crate) max_payload_bytes: usize,
+}
+
+/// Whom to trust.
+#[derive(Clone, Debug)]
+enum Tls {
+    SystemRoots,
+    Only(Vec<CertificateDer<'static>>),
+}
+
+impl RedisConfig {
+    /// Settings for the server at `url`: `redis://[user:password@]host[:port][/database]`, or
+    /// `rediss://` for TLS.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the URL is of another form; the error does not repeat it.
+    pub fn from_url(url: &str) -> Result<Self> {
+        let invalid = |what: &str| {
+            let form = "redis://[user:password@]host[:port][/database], or rediss:// for TLS";
+            Error::new(ErrorKind::InvalidInput, format!("the Redis URL {what}; it has the form {form}"))
+        };
+        let mut parsed = Url::parse(url).map_err(|why| invalid(&format!("is not legal: {why}")))?;
+        let tls = match parsed.scheme() {
+            "redis" => None,
+            "rediss" => Some(Tls::SystemRoots),
+            scheme => return Err(invalid(&format!("has the scheme {scheme}"))),
+        };
+        if parsed.host_str().is_none_or(str::is_empty) {
+            return Err(invalid("names no host"));
+        }
+        if !matches!(parsed.path(), "" | "/") && parsed.path()[1..].parse::<u8>().is_err() {
+            return Err(invalid("names a database that is not a number below 256"));
+        }
+        // fred would look for a process-wide TLS provider, of which there may be none or two.
+        parsed.set_scheme("redis").map_err(|()| invalid("cannot be read"))?;
+        let fred = FredConfig::from_url_centralized(parsed.as_str());
+        // fred's own text may quote the URL, password included.
+        let fred = fred.map_err(|_| invalid("cannot be read"))?;
+        Ok(Self { tls, ..Self::from_fred(fred) })
+    }
+
+    pub(crate) fn from_fred(fred: FredConfig) -> Self {
+        let hosts = fred.server.hosts();
+        let address: Vec<String> =
+            hosts.iter().map(|server| format!("{}:{}", server.host, server.port)).collect();
+        Self {
+            fred: FredConfig { version: RespVersion::RESP3, fail_fast: true, ..fred },
+            address: address.join(",").into(),
+            tls: None,
+            connect_limit: Duration::from_secs(4),
+            publish_limit: Duration::from_secs(5),
+            subscribe_limit: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(3),
+            ping_limit: Duration::from_secs(5),
+            queue_bytes: Fanout::DEFAULT_QUEUE_BYTES,
+            max_payload_bytes: 4 << 20,
+        }
+    }
+
+    /// Trusts only these certificate authorities (default, with `rediss://`: those of the system).
+    ///
+    /// # Errors
+    /// `InvalidInput` if `pem` holds no certificate, or the URL is not `rediss://`.
+    pub fn with_root_certificates(mut self, pem: &[u8]) -> Result<Self> {
+        let invalid = |what: &'static str| Error::new(ErrorKind::InvalidInput, what);
+        if self.tls.is_none() {
+            return Err(invalid("root certificates need a URL that begins with rediss://"));
+        }
+        let roots: Vec<_> = CertificateDer::pem_slice_iter(pem)
+            .collect::<Result<_, _>>()
+            .map_err(|_| invalid("the root certificates are not PEM"))?;
+        if roots.is_empty() {
+            return Err(invalid("there is no certificate in the PEM text"));
+        }
+        self.tls = Some(Tls::Only(roots));
+        Ok(self)
+    }
+
+    /// How long the first connection may take (default 4 s, so that a wrong address is known
+    /// within 5 s).
+    pub fn with_connect_limit(self, connect_limit: Duration) -> Self {
+        Self { connect_limit, ..self }
+    }
+
+    /// How long a publish may take, waiting for a lost link included (default 5 s: longer than a
+    /// server's restart, shorter than a caller's patience).
+    pub fn with_publish_limit(self, publish_limit: Duration) -> Self {
+        Self { publish_limit, ..self }
+    }
+
+    /// How long the proof of a subscription may take, waiting for a lost link included (default
+    /// 5 s).
+    pub fn with_subscribe_limit(self, subscribe_limit: Duration) -> Self {
+        Self { subscribe_limit, ..self }
+    }
+
+    /// How often each connection is asked for a sign of life, which is a fence too (default 3 s),
+    /// and how long the answer may take (default 5 s): together the longest that a dead peer goes
+    /// unnoticed.
+    pub fn with_liveness(self, ping_interval: Duration, ping_limit: Duration) -> Self {
+        Self { ping_interval, ping_limit, ..self }
+    }
+
+    /// How much may wait for one reader of a subscription, in bytes (default
+    /// [`Fanout::DEFAULT_QUEUE_BYTES`]).
+    pub fn with_queue_bytes(self, queue_bytes: usize) -> Self {
+        Self { queue_bytes, ..self }
+    }
+
+    /// The largest payload, in bytes, to send and to accept (default 4 MiB: half of what Redis
+    /// grants a slow subscriber before it cuts it off).
+    pub fn with_max_payload_bytes(self, max_payload_bytes: usize) -> Self {
+        Self { max_payload_bytes, ..self }
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Timeout` or `Denied` within the connect limit, naming the address without
+    /// the credentials; `InvalidInput` if TLS cannot be set up.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no connection behind.
+    pub async fn connect(self) -> Result<RedisTransport> {
+        RedisTransport::open(self, None).await
+    }
+
+    /// fred's settings, with the TLS that was asked for.
+    pub(crate) fn fred_with_tls(&self) -> Result<FredConfig> {
+        let Some(tls) = &self.tls else { return Ok(self.fred.clone()) };
+        let client = client_tls(tls)?;
+        let connector: TlsConnector = client.into();
+        Ok(FredConfig { tls: Some(connector.into()), ..self.fred.clone() })
+    }
+}
+
+fn client_tls(tls: &Tls) -> Result<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    let (_added, _ignored) = match tls {
+        Tls::SystemRoots => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)
+        }
+        Tls::Only(certificates) => roots.add_parsable_certificates(certificates.iter().cloned()),
+    };
+    if roots.is_empty() {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            "no usable root certificate was found; install the system's, or give your own with \
+             with_root_certificates",
+        ));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|why| Error::new(ErrorKind::InvalidInput, format!("TLS cannot be set up: {why}")))?;
+    Ok(versions.with_root_certificates(roots).with_no_client_auth())
+}
+
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisConfig")
+            .field("address", &self.address)
+            .field("is_tls", &self.tls.is_some())
+            .field("has_password", &self.fred.password.is_some())
+            .field("publish_limit", &self.publish_limit)
+            .field("ping_interval", &self.ping_interval)
+            .field("ping_limit", &self.ping_limit)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_url_is_an_error_that_says_the_form_and_no_password() {
+        for url in [
+            "",
+            "localhost",
+            "http://user:hunter2@localhost",
+            "redis-cluster://user:hunter2@localhost",
+            "redis://user:hunter2@",
+            "redis://user:hunter2@host:99999",
+            "redis://user:hunter2@host/many",
+        ] {
+            let error = RedisConfig::from_url(url).expect_err(url);
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains("redis://[user") && !shown.contains("hunter2"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_the_address_and_no_password() {
+        let config = RedisConfig::from_url("redis://user:hunter2@example.test/3").expect("legal");
+        let shown = format!("{config:?}");
+        assert!(shown.contains("example.test:6379") && !shown.contains("hunter2"), "{shown}");
+    }
+}

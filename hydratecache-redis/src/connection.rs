@@ -1,0 +1,127 @@
+//! One connection, from its opening to its end. Reconnecting is making a new one, so nothing of an
+//! old connection can be mistaken for the new one's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use fred::clients::Client;
+use fred::interfaces::ClientLike;
+use fred::types::config::{Config as FredConfig, TcpConfig};
+use fred::types::{Builder, ConnectHandle, Value};
+use hydratecache::{Error, ErrorKind, Result};
+use tokio::time::timeout;
+
+use crate::config::RedisConfig;
+use crate::error::{Attempt, from_fred, is_denied};
+
+/// A connected client whose connection ends when this is dropped.
+pub(crate) struct Connection {
+    pub(crate) client: Client,
+    address: Arc<str>,
+    handle: ConnectHandle,
+}
+
+/// How connections are made.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    fred: FredConfig,
+    address: Arc<str>,
+    connect_limit: Duration,
+    /// fred allocates its event queues at once, so only a subscriber's are long.
+    event_queue: usize,
+}
+
+impl Connector {
+    pub(crate) fn new(config: &RedisConfig, event_queue: usize) -> Result<Self> {
+        Ok(Self {
+            fred: config.fred_with_tls()?,
+            address: config.address.clone(),
+            connect_limit: config.connect_limit,
+            event_queue,
+        })
+    }
+
+    /// Connects once.
+    pub(crate) async fn connect(&self) -> Result<Connection> {
+        let failed = |error| from_fred(Attempt::Connect, &self.address, &error);
+        // Without a policy fred's connection ends with its first error, and we are told.
+        let client = Builder::from_config(self.fred.clone())
+            .with_performance_config(|performance| {
+                performance.broadcast_channel_capacity = self.event_queue;
+            })
+            .with_connection_config(|connection| {
+                connection.connection_timeout = self.connect_limit;
+                connection.internal_command_timeout = self.connect_limit;
+                connection.max_command_attempts = 1;
+                connection.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
+            })
+            .build()
+            .map_err(failed)?;
+        // Made before the wait, so that a dropped or failed attempt ends its task too.
+        let handle = client.connect();
+        let connection = Connection { client, address: self.address.clone(), handle };
+        match timeout(self.connect_limit, connection.client.wait_for_connect()).await {
+            Ok(Ok(())) => Ok(connection),
+            Ok(Err(error)) => Err(failed(error)),
+            Err(_) => Err(Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "connecting to Redis at {}: no answer within {:?}; is the address right?",
+                    self.address, self.connect_limit
+                ),
+            )),
+        }
+    }
+}
+
+impl Connection {
+    /// Waits until the connection ends, and says why.
+    pub(crate) async fn ended(&mut self) -> Error {
+        let lost = |why: &str| {
+            let address = &self.address;
+            Error::new(ErrorKind::Unavailable, format!("lost the connection to Redis at {address}: {why}"))
+        };
+        match (&mut self.handle).await {
+            Ok(Ok(())) => lost("the server closed it"),
+            Ok(Err(error)) => lost(error.details()),
+            Err(_) => lost("its task ended"),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // QUIT would wait for a peer that may be dead; closing the socket says as much.
+        self.handle.abort();
+    }
+}
+
+/// Asks for a sign of life.
+pub(crate) async fn ping(client: Client, address: Arc<str>, limit: Duration) -> Result<()> {
+    match timeout(limit, client.ping::<Value>(None)).await {
+        Ok(Ok(_)) => Ok(()),
+        // A user who may not PING is told so, in order: as good a sign as PONG.
+        Ok(Err(error)) if is_denied(&error) => Ok(()),
+        Ok(Err(error)) => Err(from_fred(Attempt::Fence, &address, &error)),
+        Err(_) => Err(Error::new(
+            ErrorKind::Timeout,
+            format!("Redis at {address} gave no sign of life for {limit:?}; the link is taken as lost"),
+        )),
+    }
+}
+
+/// The pauses between attempts to connect, without end: from 50 ms to half a second, so that a
+/// restarted server is noticed within a second, and with jitter, so that a fleet does not knock
+/// all at once.
+pub(crate) fn backoff() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(LONGEST_PAUSE / 2)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// Jitter adds up to as much again.
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(500);
