@@ -17,7 +17,7 @@ mod ttl;
 mod version;
 pub mod wire;
 
-pub use channel::{Change, Channel, Event, Update, Updates};
+pub use channel::{Change, Channel, Draft, Event, Update, Updates};
 pub use error::{Error, ErrorKind, Result};
 pub use key::Key;
 pub use message::{ContentType, Kind, Message, Origin, Position, TraceParent};
@@ -26,3 +26,4 @@ pub use topic::Topic;
 pub use transport::{Fence, FenceScope, Gap, Limits, Signal, Subscription, Transport};
 pub use ttl::{Remaining, Ttl};
 pub use version::{Version, VersionDomain};
+pub use wire::{Rejection, RejectionReason};

@@ -66,7 +66,9 @@ impl Ledger {
     pub(super) fn updated(&mut self, key: &Key, version: Option<Version>) {
         if let Some(scan) = &mut self.scan {
             let newest = scan.updated.entry(key.clone()).or_insert(version);
-            *newest = newest.zip(version).map(|(newest, version)| newest.max(version));
+            if version.is_none_or(|version| version.is_newer_than(*newest)) && newest.is_some() {
+                *newest = version;
+            }
         }
     }
 
