@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -36,8 +36,12 @@ pub struct MemoryBroker(Arc<Mutex<Listeners>>);
 type Listeners = HashMap<Topic, Vec<Listener>, foldhash::fast::RandomState>;
 
 /// One link's interest in a topic.
+///
+/// Holds no handle to the link: the last one may be dropped at any time, and dropping a link takes
+/// the lock under which listeners are used.
 struct Listener {
-    link: Weak<Link>,
+    /// The link's, by which it is also recognised.
+    cut: Arc<AtomicBool>,
     fanout: Arc<Fanout>,
     /// What went by while the link was cut.
     missed: u64,
@@ -57,10 +61,16 @@ impl MemoryBroker {
             broker: self.clone(),
             queue_bytes: Fanout::DEFAULT_QUEUE_BYTES,
             hub: Hub::default(),
-            cut: AtomicBool::new(false),
+            cut: Arc::default(),
             closed: AtomicBool::new(false),
             fences: Mutex::new(0),
         }))
+    }
+
+    /// How many connections subscribe to `topic`; the subscriptions of one connection count once.
+    #[must_use]
+    pub fn subscriptions(&self, topic: &Topic) -> usize {
+        lock(&self.0).get(topic).map_or(0, Vec::len)
     }
 }
 
@@ -81,7 +91,7 @@ struct Link {
     broker: MemoryBroker,
     queue_bytes: usize,
     hub: Hub,
-    cut: AtomicBool,
+    cut: Arc<AtomicBool>,
     closed: AtomicBool,
     fences: Mutex<u64>,
 }
@@ -125,7 +135,7 @@ impl MemoryTransport {
             return;
         }
         for listener in listeners.values_mut().flatten() {
-            if listener.link.as_ptr() == Arc::as_ptr(&self.0) {
+            if Arc::ptr_eq(&listener.cut, &self.0.cut) {
                 let missed = NonZeroU64::new(std::mem::take(&mut listener.missed));
                 listener.fanout.live(missed.map(Gap::Exact));
             }
@@ -175,8 +185,8 @@ impl Link {
         self.usable()?;
         let fanout = self.hub.topic(topic).unwrap_or_else(|| {
             let fanout = self.hub.topic_or_insert_with(topic, || Fanout::new(self.queue_bytes));
-            let link = Arc::downgrade(self);
-            let listener = Listener { link, fanout: fanout.clone(), missed: 0 };
+            let cut = self.cut.clone();
+            let listener = Listener { cut, fanout: fanout.clone(), missed: 0 };
             listeners.entry(topic.clone()).or_default().push(listener);
             fanout
         });
@@ -199,7 +209,7 @@ impl Link {
     fn forget(&self, listeners: &mut Listeners, only: Option<&Topic>) {
         listeners.retain(|topic, interested| {
             if only.is_none_or(|only| only == topic) {
-                interested.retain(|listener| !std::ptr::eq(listener.link.as_ptr(), self));
+                interested.retain(|listener| !Arc::ptr_eq(&listener.cut, &self.cut));
             }
             !interested.is_empty()
         });
@@ -233,8 +243,7 @@ impl Drop for Link {
 
 impl Listener {
     fn receive(&mut self, batch: Vec<Message>) {
-        let is_cut = self.link.upgrade().is_none_or(|link| link.cut.load(Ordering::Relaxed));
-        if is_cut {
+        if self.cut.load(Ordering::Relaxed) {
             self.missed += batch.iter().filter(|m| m.kind() != Kind::Heartbeat).count() as u64;
         } else {
             self.fanout.arrived(batch.into_iter().map(Ok));

@@ -36,6 +36,18 @@ impl<T> Loaded<T> {
         Self { value, version: None, ttl: None }
     }
 
+    /// The value, for the reader that loaded it.
+    #[must_use]
+    pub const fn value(&self) -> &T {
+        &self.value
+    }
+
+    /// The value's version, if the source has versions.
+    #[must_use]
+    pub const fn version(&self) -> Option<u64> {
+        self.version
+    }
+
     /// The same value with its version, for channels built with
     /// [`VersionDomain::Caller`](crate::VersionDomain::Caller).
     #[must_use]

@@ -1,14 +1,16 @@
 //! The default codec: CBOR through serde.
 
 use bytes::Bytes;
+use cbor4ii::core::dec::Read as _;
+use cbor4ii::core::utils::SliceReader;
 use ciborium::de::Error as CiboriumError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Codec, decode_error, encode_error, without_payload};
+use crate::Result;
 use crate::message::ContentType;
 use crate::wire::{MAX_DEPTH, check_well_formed};
-use crate::Result;
 
 /// CBOR through serde, as ciborium writes it. The default.
 ///
@@ -29,10 +31,10 @@ impl<T: Serialize + DeserializeOwned + 'static> Codec<T> for Cbor {
 
     fn decode(&self, payload: &Bytes) -> Result<T> {
         check_well_formed(payload).map_err(|why| decode_error::<T>(&why.to_string()))?;
-        if let Ok(value) = cbor4ii::serde::from_slice(payload) {
-            return Ok(value);
+        match fast(payload) {
+            Some(value) => Ok(value),
+            None => judge(payload),
         }
-        judge(payload)
     }
 
     fn content_type(&self) -> Option<ContentType> {
@@ -40,16 +42,32 @@ impl<T: Serialize + DeserializeOwned + 'static> Codec<T> for Cbor {
     }
 }
 
+fn fast<T: DeserializeOwned>(payload: &[u8]) -> Option<T> {
+    let mut deserializer = cbor4ii::serde::Deserializer::new(SliceReader::new(payload));
+    let value = T::deserialize(&mut deserializer).ok()?;
+    let mut reader = deserializer.into_inner();
+    let Ok(rest) = reader.fill(1);
+    rest.as_ref().is_empty().then_some(value)
+}
+
 /// Depth is limited a second time, because ciborium recurses in more places than the data nests.
+///
+/// Both decoders pass over what a value does not ask for: the data of a variant that has none, the
+/// end of an array that is longer than its tuple. Bytes that are left over tell.
 fn judge<T: DeserializeOwned>(payload: &[u8]) -> Result<T> {
-    ciborium::de::from_reader_with_recursion_limit(payload, MAX_DEPTH * 2).map_err(|error| {
-        match error {
-            CiboriumError::Syntax(offset) => decode_error::<T>(&format!("no CBOR at byte {offset}")),
-            CiboriumError::Semantic(_, message) => decode_error::<T>(without_payload(&message)),
-            CiboriumError::RecursionLimitExceeded => decode_error::<T>("it nests too deep"),
-            CiboriumError::Io(_) => decode_error::<T>("it ends early"),
+    let mut rest = payload;
+    match ciborium::de::from_reader_with_recursion_limit(&mut rest, MAX_DEPTH * 2) {
+        Ok(value) if rest.is_empty() => Ok(value),
+        Ok(_) => Err(decode_error::<T>("it holds more than that")),
+        Err(CiboriumError::Syntax(offset)) => {
+            Err(decode_error::<T>(&format!("no CBOR at byte {offset}")))
         }
-    })
+        Err(CiboriumError::Semantic(_, message)) => {
+            Err(decode_error::<T>(without_payload(&message)))
+        }
+        Err(CiboriumError::RecursionLimitExceeded) => Err(decode_error::<T>("it nests too deep")),
+        Err(CiboriumError::Io(_)) => Err(decode_error::<T>("it ends early")),
+    }
 }
 
 #[cfg(test)]
@@ -96,7 +114,13 @@ mod tests {
     }
 
     fn everything() -> impl Strategy<Value = Everything> {
-        let numbers = (any::<u64>(), any::<i64>(), any::<i8>(), -1e30_f32..1e30, -1e300_f64..1e300);
+        let numbers = (
+            any::<u64>(),
+            any::<i64>(),
+            any::<i8>(),
+            -1e30_f32..1e30,
+            -1e300_f64..1e300,
+        );
         let texts = (any::<String>(), any::<char>(), any::<Option<u16>>());
         let nested = (
             prop::collection::vec(shape(), 0..4),
@@ -122,7 +146,7 @@ mod tests {
 
     /// Whether both decoders accept `payload` and disagree on what it says.
     fn disagree<T: DeserializeOwned + PartialEq>(payload: &[u8]) -> bool {
-        let fast: Option<T> = cbor4ii::serde::from_slice(payload).ok();
+        let fast: Option<T> = fast(payload);
         let judge: Option<T> = judge(payload).ok();
         matches!((fast, judge), (Some(fast), Some(judge)) if fast != judge)
     }
@@ -175,7 +199,22 @@ mod tests {
         let payload = Codec::<String>::encode(&Cbor, &"secret-value".to_owned()).expect("encodes");
         let error = Codec::<u64>::decode(&Cbor, &payload).expect_err("another type");
         let shown = format!("{error} {error:?}");
-        assert!(shown.contains("u64") && !shown.contains("secret"), "{shown}");
+        assert!(
+            shown.contains("u64") && !shown.contains("secret"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn a_payload_that_holds_more_than_the_type_is_refused() {
+        let data_for_a_unit = Bytes::from_static(b"\xa1\x64Unit\x05");
+        assert!(Codec::<Shape>::decode(&Cbor, &data_for_a_unit).is_err());
+        let three = Bytes::from_static(&[0x83, 1, 2, 3]);
+        assert!(Codec::<(u8, u8)>::decode(&Cbor, &three).is_err());
+        assert_eq!(
+            Codec::<(u8, u8, u8)>::decode(&Cbor, &three).expect("fits"),
+            (1, 2, 3)
+        );
     }
 
     #[test]

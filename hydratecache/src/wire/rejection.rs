@@ -23,7 +23,11 @@ impl Rejection {
     /// A rejection of a message of which nothing else is known.
     #[must_use]
     pub fn new(reason: RejectionReason) -> Self {
-        Self(Box::new(Inner { reason, key: None, position: None }))
+        Self(Box::new(Inner {
+            reason,
+            key: None,
+            position: None,
+        }))
     }
 
     /// The same rejection, naming the key.
@@ -38,8 +42,9 @@ impl Rejection {
         origin: Option<Origin>,
         sequence: Option<NonZeroU64>,
     ) -> Self {
-        self.0.position =
-            origin.zip(sequence).map(|(origin, sequence)| Position { origin, sequence });
+        self.0.position = origin
+            .zip(sequence)
+            .map(|(origin, sequence)| Position { origin, sequence });
         self
     }
 
@@ -79,7 +84,11 @@ impl fmt::Display for Rejection {
             write!(f, " (key {:?})", key.as_str())?;
         }
         if let Some(position) = self.0.position {
-            write!(f, " (origin {}, sequence {})", position.origin, position.sequence)?;
+            write!(
+                f,
+                " (origin {}, sequence {})",
+                position.origin, position.sequence
+            )?;
         }
         Ok(())
     }
@@ -138,7 +147,10 @@ impl fmt::Display for RejectionReason {
                 f.write_str("it is not an envelope; does something else publish on this topic?")
             }
             Self::UnknownWireVersion(version) => {
-                write!(f, "it has wire version {version}, this process reads 1; update this process")
+                write!(
+                    f,
+                    "it has wire version {version}, this process reads 1; update this process"
+                )
             }
             Self::Truncated => f.write_str("its bytes end early"),
             Self::TrailingBytes => f.write_str("bytes follow its end"),
@@ -146,7 +158,10 @@ impl fmt::Display for RejectionReason {
             Self::TooDeep => write!(f, "it nests deeper than {} levels", super::MAX_DEPTH),
             Self::DuplicateField(number) => write!(f, "it has field {number} twice"),
             Self::UnknownKind(kind) => {
-                write!(f, "it has kind {kind}, which this process does not know; update this process")
+                write!(
+                    f,
+                    "it has kind {kind}, which this process does not know; update this process"
+                )
             }
             Self::MissingField(name) => write!(f, "it has no {name}"),
             Self::InvalidField(name) => write!(f, "its {name} is not legal"),
@@ -154,7 +169,10 @@ impl fmt::Display for RejectionReason {
                 f.write_str("it is a piece of a message, and this transport carries whole ones")
             }
             Self::TooLarge { bytes, limit } => {
-                write!(f, "it has {bytes} bytes, this transport accepts {limit}; raise the limit")
+                write!(
+                    f,
+                    "it has {bytes} bytes, this transport accepts {limit}; raise the limit"
+                )
             }
             Self::WrongTopic => f.write_str("it belongs to another topic"),
             Self::Undecodable(error) => write!(f, "{error}"),

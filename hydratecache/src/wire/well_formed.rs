@@ -50,7 +50,9 @@ impl Rest<'_> {
             MAP => self.items(argument, 2, depth),
             TAG => self.item(deeper(depth)?),
             // Simple values and floats: the argument was all there is.
-            _ if info == 24 && argument < 32 => Err(RejectionReason::Malformed("a simple value below 32 in two bytes")),
+            _ if info == 24 && argument < 32 => Err(RejectionReason::Malformed(
+                "a simple value below 32 in two bytes",
+            )),
             _ => Ok(()),
         }
     }
@@ -65,7 +67,9 @@ impl Rest<'_> {
 
     fn indefinite(&mut self, major: u8, depth: usize) -> Result<(), RejectionReason> {
         if !(BYTES..=MAP).contains(&major) {
-            return Err(RejectionReason::Malformed("an indefinite length where none can be"));
+            return Err(RejectionReason::Malformed(
+                "an indefinite length where none can be",
+            ));
         }
         let depth = deeper(depth)?;
         let mut items = 0_u64;
@@ -77,7 +81,9 @@ impl Rest<'_> {
             items += 1;
         }
         if major == MAP && items % 2 == 1 {
-            return Err(RejectionReason::Malformed("a map with a key without a value"));
+            return Err(RejectionReason::Malformed(
+                "a map with a key without a value",
+            ));
         }
         Ok(())
     }
@@ -85,7 +91,9 @@ impl Rest<'_> {
     fn segment(&mut self, string: u8) -> Result<(), RejectionReason> {
         let (major, info) = self.initial_byte()?;
         if major != string || info == INDEFINITE {
-            return Err(RejectionReason::Malformed("a string with a segment of another type"));
+            return Err(RejectionReason::Malformed(
+                "a string with a segment of another type",
+            ));
         }
         let length = self.argument(info)?;
         self.skip(length)
@@ -111,9 +119,14 @@ impl Rest<'_> {
             _ => return Err(RejectionReason::Malformed("a reserved initial byte")),
         };
         let end = self.at + length;
-        let bytes = self.bytes.get(self.at..end).ok_or(RejectionReason::Truncated)?;
+        let bytes = self
+            .bytes
+            .get(self.at..end)
+            .ok_or(RejectionReason::Truncated)?;
         self.at = end;
-        Ok(bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+        Ok(bytes
+            .iter()
+            .fold(0, |value, byte| value << 8 | u64::from(*byte)))
     }
 
     fn skip(&mut self, length: u64) -> Result<(), RejectionReason> {
@@ -141,18 +154,46 @@ mod tests {
 
     /// RFC 8949, appendix F: not well-formed.
     const MALFORMED: &[&[u8]] = &[
-        &[0x18], &[0x19, 0x01], &[0x5f, 0x41], &[0x1c], &[0x3d], &[0xfe], &[0xff],
-        &[0x5f, 0x00, 0xff], &[0x7f, 0x41, 0x00, 0xff], &[0x81], &[0xa1, 0x00],
-        &[0x9f, 0x00], &[0xbf, 0x00, 0xff], &[0xc0], &[0xf8, 0x18], &[0x1f],
-        &[0x5f, 0x5f, 0x41, 0x00, 0xff, 0xff], &[0x00, 0x00],
-        &[0x9b, 0x80, 0, 0, 0, 0, 0, 0, 0], &[0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
-        &[0xbb, 0x80, 0, 0, 0, 0, 0, 0, 0], &[0x1f, 0xff], &[0x3f, 0xff], &[0xdf, 0xff], &[0xff, 0xff],
+        &[0x18],
+        &[0x19, 0x01],
+        &[0x5f, 0x41],
+        &[0x1c],
+        &[0x3d],
+        &[0xfe],
+        &[0xff],
+        &[0x5f, 0x00, 0xff],
+        &[0x7f, 0x41, 0x00, 0xff],
+        &[0x81],
+        &[0xa1, 0x00],
+        &[0x9f, 0x00],
+        &[0xbf, 0x00, 0xff],
+        &[0xc0],
+        &[0xf8, 0x18],
+        &[0x1f],
+        &[0x5f, 0x5f, 0x41, 0x00, 0xff, 0xff],
+        &[0x00, 0x00],
+        &[0x9b, 0x80, 0, 0, 0, 0, 0, 0, 0],
+        &[0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+        &[0xbb, 0x80, 0, 0, 0, 0, 0, 0, 0],
+        &[0x1f, 0xff],
+        &[0x3f, 0xff],
+        &[0xdf, 0xff],
+        &[0xff, 0xff],
     ];
 
     const WELL_FORMED: &[&[u8]] = &[
-        &[0x00], &[0x1b, 0, 0, 0, 0, 0, 0, 0, 1], &[0x41, 0xff], &[0x5f, 0x41, 0x00, 0x40, 0xff],
-        &[0x80], &[0x9f, 0xff], &[0xbf, 0x00, 0x00, 0xff], &[0xc0, 0x00], &[0xf6], &[0xf9, 0, 0],
-        &[0xa1, 0x00, 0x82, 0x01, 0x02], &[0xf8, 0x20],
+        &[0x00],
+        &[0x1b, 0, 0, 0, 0, 0, 0, 0, 1],
+        &[0x41, 0xff],
+        &[0x5f, 0x41, 0x00, 0x40, 0xff],
+        &[0x80],
+        &[0x9f, 0xff],
+        &[0xbf, 0x00, 0x00, 0xff],
+        &[0xc0, 0x00],
+        &[0xf6],
+        &[0xf9, 0, 0],
+        &[0xa1, 0x00, 0x82, 0x01, 0x02],
+        &[0xf8, 0x20],
     ];
 
     #[test]
@@ -170,7 +211,10 @@ mod tests {
         for opening in [0x81, 0xc1, 0x9f] {
             let mut bytes = vec![opening; 100_000];
             bytes.push(0);
-            assert!(matches!(check_well_formed(&bytes), Err(RejectionReason::TooDeep)));
+            assert!(matches!(
+                check_well_formed(&bytes),
+                Err(RejectionReason::TooDeep)
+            ));
         }
         let mut bytes = vec![0x81; MAX_DEPTH];
         bytes.push(0);
