@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fred::types::config::{Config as FredConfig, TlsConnector};
 use fred::types::RespVersion;
+use fred::types::config::{Config as FredConfig, TlsConnector};
 use hydratecache::fanout::Fanout;
 use hydratecache::{Error, ErrorKind, Result};
 use rustls::pki_types::CertificateDer;
@@ -48,7 +48,10 @@ impl RedisConfig {
     pub fn from_url(url: &str) -> Result<Self> {
         let invalid = |what: &str| {
             let form = "redis://[user:password@]host[:port][/database], or rediss:// for TLS";
-            Error::new(ErrorKind::InvalidInput, format!("the Redis URL {what}; it has the form {form}"))
+            Error::new(
+                ErrorKind::InvalidInput,
+                format!("the Redis URL {what}; it has the form {form}"),
+            )
         };
         let mut parsed = Url::parse(url).map_err(|why| invalid(&format!("is not legal: {why}")))?;
         let tls = match parsed.scheme() {
@@ -158,7 +161,9 @@ impl RedisConfig {
 
     /// fred's settings, with the TLS that was asked for.
     pub(crate) fn fred_with_tls(&self) -> Result<FredConfig> {
-        let Some(tls) = &self.tls else { return Ok(self.fred.clone()) };
+        let Some(tls) = &self.tls else {
+            return Ok(self.fred.clone());
+        };
         let client = client_tls(tls)?;
         let connector: TlsConnector = client.into();
         Ok(FredConfig { tls: Some(connector.into()), ..self.fred.clone() })
@@ -183,7 +188,9 @@ fn client_tls(tls: &Tls) -> Result<rustls::ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let versions = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|why| Error::new(ErrorKind::InvalidInput, format!("TLS cannot be set up: {why}")))?;
+        .map_err(|why| {
+            Error::new(ErrorKind::InvalidInput, format!("TLS cannot be set up: {why}"))
+        })?;
     Ok(versions.with_root_certificates(roots).with_no_client_auth())
 }
 

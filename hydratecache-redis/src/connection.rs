@@ -80,7 +80,10 @@ impl Connection {
     pub(crate) async fn ended(&mut self) -> Error {
         let lost = |why: &str| {
             let address = &self.address;
-            Error::new(ErrorKind::Unavailable, format!("lost the connection to Redis at {address}: {why}"))
+            Error::new(
+                ErrorKind::Unavailable,
+                format!("lost the connection to Redis at {address}: {why}"),
+            )
         };
         match (&mut self.handle).await {
             Ok(Ok(())) => lost("the server closed it"),
@@ -106,7 +109,9 @@ pub(crate) async fn ping(client: Client, address: Arc<str>, limit: Duration) -> 
         Ok(Err(error)) => Err(from_fred(Attempt::Fence, &address, &error)),
         Err(_) => Err(Error::new(
             ErrorKind::Timeout,
-            format!("Redis at {address} gave no sign of life for {limit:?}; the link is taken as lost"),
+            format!(
+                "Redis at {address} gave no sign of life for {limit:?}; the link is taken as lost"
+            ),
         )),
     }
 }

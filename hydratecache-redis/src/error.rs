@@ -41,8 +41,9 @@ fn kind(attempt: Attempt, error: &FredError) -> ErrorKind {
             ErrorKind::UnknownOutcome
         }
         (FredKind::Timeout, _) => ErrorKind::Timeout,
-        (FredKind::IO | FredKind::Canceled | FredKind::Tls, _) => ErrorKind::Unavailable,
-        (FredKind::Backpressure, _) => ErrorKind::Unavailable,
+        (FredKind::IO | FredKind::Canceled | FredKind::Tls | FredKind::Backpressure, _) => {
+            ErrorKind::Unavailable
+        }
         (FredKind::Config | FredKind::Url, _) => ErrorKind::InvalidInput,
         _ => ErrorKind::Broker,
     }

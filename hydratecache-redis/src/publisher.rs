@@ -39,7 +39,12 @@ pub(crate) struct Upkeep {
 
 impl Publisher {
     /// Publishes over `connection`, and over new ones once it is lost.
-    pub(crate) fn own(connection: Connection, upkeep: Upkeep, address: Arc<str>, limit: Duration) -> Self {
+    pub(crate) fn own(
+        connection: Connection,
+        upkeep: Upkeep,
+        address: Arc<str>,
+        limit: Duration,
+    ) -> Self {
         let (sender, client) = watch::channel(Some(connection.client.clone()));
         let keeper = keep_up(connection, upkeep, address.clone(), sender);
         Self::new(client, address, limit, Some(AbortOnDropHandle::new(tokio::spawn(keeper))))
@@ -84,7 +89,8 @@ impl Publisher {
         let mut connected = self.client.clone();
         let client = timeout_at(deadline, connected.wait_for(Option::is_some)).await;
         let client = client.ok().and_then(|client| client.ok().and_then(|client| client.clone()));
-        let mut sending = Box::pin(send(client.ok_or_else(|| self.unavailable())?, channel, bodies));
+        let mut sending =
+            Box::pin(send(client.ok_or_else(|| self.unavailable())?, channel, bodies));
         // Handed over by the first poll; the answer is not waited for in turn.
         if let std::task::Poll::Ready(answer) = futures::poll!(&mut sending) {
             return answer.map_err(|error| self.failed(&error));

@@ -36,7 +36,10 @@ const DENIED_PAUSE: Duration = Duration::from_secs(5);
 const ROUND: usize = 512;
 
 pub(crate) enum Command {
-    Subscribe { topic: Topic, reply: oneshot::Sender<Result<Subscription>> },
+    Subscribe {
+        topic: Topic,
+        reply: oneshot::Sender<Result<Subscription>>,
+    },
     /// A reader is gone; perhaps it was the last of its topic.
     Unread(Topic),
     Fence(oneshot::Sender<Result<Fence>>),
@@ -213,7 +216,8 @@ impl Subscriber {
             return;
         }
         self.asking.retain(|(_, reply)| !reply.is_closed());
-        let mut topics: HashSet<Topic> = self.asking.iter().map(|(topic, _)| topic.clone()).collect();
+        let mut topics: HashSet<Topic> =
+            self.asking.iter().map(|(topic, _)| topic.clone()).collect();
         if session.retry_at.is_none() {
             topics.extend(session.unproven.iter().cloned());
         }
@@ -233,7 +237,10 @@ impl Subscriber {
     fn answer_proven(&mut self, session: &Session) {
         let (routes, sender) = (&self.routes, &self.sender);
         let is_proven = |topic: &Topic| !session.unproven.contains(topic);
-        for (topic, reply) in self.asking.extract_if(.., |(topic, _)| is_proven(topic) && routes.fanout(topic).is_some()) {
+        for (topic, reply) in self
+            .asking
+            .extract_if(.., |(topic, _)| is_proven(topic) && routes.fanout(topic).is_some())
+        {
             if let Some(fanout) = routes.fanout(&topic) {
                 // Nobody waits any more: dropping the subscription unsubscribes.
                 let _ = reply.send(Ok(read(fanout, topic, sender.clone())));
@@ -300,7 +307,9 @@ impl Subscriber {
 
     /// The echo is back: what the server sent before it waits in `pushes` and goes first.
     fn echoed(&mut self, session: &mut Session) {
-        let Some(echo) = session.echo.take() else { return };
+        let Some(echo) = session.echo.take() else {
+            return;
+        };
         self.drain(&mut session.pushes);
         for (topic, fanout) in self.routes.iter() {
             if !session.unproven.contains(topic) {
@@ -346,7 +355,9 @@ impl Subscriber {
     }
 
     fn distribute(&mut self, push: Push) {
-        let Some(arrival) = self.arrival(push.value) else { return };
+        let Some(arrival) = self.arrival(push.value) else {
+            return;
+        };
         if let Some(fanout) = self.routes.channel(&push.channel) {
             fanout.arrived([arrival]);
         }
@@ -354,7 +365,9 @@ impl Subscriber {
 
     /// What a body is; nothing, if it is a probe of ours.
     fn arrival(&self, body: Value) -> Option<Arrival> {
-        let limit = self.settings.max_payload_bytes + hydratecache::Key::MAX_BYTES + wire::MAX_OVERHEAD_BYTES;
+        let limit = self.settings.max_payload_bytes
+            + hydratecache::Key::MAX_BYTES
+            + wire::MAX_OVERHEAD_BYTES;
         let reject = |reason| Some(Err(Rejection::new(reason)));
         let Some(bytes) = body.into_bytes() else {
             return reject(RejectionReason::NotAnEnvelope);
@@ -395,7 +408,9 @@ impl Subscriber {
             };
             match outcome {
                 Ok(connection) => return Some(connection),
-                Err(error) => tracing::debug!(messaging.system = "redis", %error, "not connected yet"),
+                Err(error) => {
+                    tracing::debug!(messaging.system = "redis", %error, "not connected yet")
+                }
             }
         }
     }

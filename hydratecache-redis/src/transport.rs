@@ -100,10 +100,7 @@ impl RedisTransport {
             Subscriber::new(settings, publisher.clone(), commands.downgrade(), receiver);
         let task = Task(Mutex::new(Some(tokio::spawn(subscriber.run(connection)))));
         let open = Open { commands, publisher, task: Arc::new(task) };
-        Ok(Self(Arc::new(Inner {
-            config,
-            open: Mutex::new(Some(open)),
-        })))
+        Ok(Self(Arc::new(Inner { config, open: Mutex::new(Some(open)) })))
     }
 }
 
@@ -129,7 +126,10 @@ impl Inner {
     fn closed(&self) -> Error {
         Error::new(
             ErrorKind::Closed,
-            format!("the transport to Redis at {} was closed; connect a new one", self.config.address),
+            format!(
+                "the transport to Redis at {} was closed; connect a new one",
+                self.config.address
+            ),
         )
     }
 

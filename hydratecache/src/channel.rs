@@ -205,7 +205,9 @@ impl<T: Send + Sync + 'static> Channel<T> {
             tokio::task::yield_now().await;
             let keep = if failed.is_some() { 0 } else { OVERLAP - 1 };
             while under_way.len() > keep {
-                let Some((count, answer)) = under_way.pop_front() else { break };
+                let Some((count, answer)) = under_way.pop_front() else {
+                    break;
+                };
                 answer.await.map_err(after(published))?;
                 published += count;
             }
@@ -346,7 +348,9 @@ impl<T: 'static> Inner<T> {
                 Version::clock(self.clock.tick(now, 1), None)
             }
             Some(version) if version.domain() == self.domain => version,
-            _ => return Err(reject(RejectionReason::WrongVersionDomain { expected: self.domain })),
+            _ => {
+                return Err(reject(RejectionReason::WrongVersionDomain { expected: self.domain }));
+            }
         };
         if self.domain == VersionDomain::Clock && !self.clock.hear(version.number(), now) {
             return Err(reject(RejectionReason::VersionFromTheFuture));

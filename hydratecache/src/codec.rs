@@ -89,7 +89,8 @@ where
     }
 
     fn decode(&self, payload: &Bytes) -> Result<T> {
-        (self.decode)(payload).map_err(|error| decode_error::<T>("the codec refused it").with_source(error))
+        (self.decode)(payload)
+            .map_err(|error| decode_error::<T>("the codec refused it").with_source(error))
     }
 
     fn content_type(&self) -> Option<ContentType> {
@@ -112,7 +113,9 @@ fn decode_error<T>(why: &str) -> Error {
     let what = std::any::type_name::<T>();
     Error::new(
         ErrorKind::Decode,
-        format!("a payload is not a {what}: {why}; do publisher and subscriber share the type and the codec?"),
+        format!(
+            "a payload is not a {what}: {why}; do publisher and subscriber share the type and the codec?"
+        ),
     )
 }
 

@@ -1,11 +1,11 @@
-//! x
-#![allow(missing_docs)]
+#![doc = include_str!("../README.md")]
+
 pub mod cache;
 pub mod channel;
 pub mod codec;
 mod error;
 pub mod fanout;
-pub mod hub;
+mod hub;
 mod key;
 pub mod memory;
 mod message;

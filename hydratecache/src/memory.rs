@@ -171,7 +171,9 @@ impl Link {
         let mut listeners = lock(&self.broker.0);
         // Asked under the lock: a batch is accepted wholly before a cut, or not at all.
         self.usable()?;
-        let Some(listeners) = listeners.get_mut(topic) else { return Ok(()) };
+        let Some(listeners) = listeners.get_mut(topic) else {
+            return Ok(());
+        };
         let last = listeners.len() - 1;
         for (index, listener) in listeners.iter_mut().enumerate() {
             let copy = if index == last { std::mem::take(&mut batch) } else { batch.clone() };

@@ -288,7 +288,9 @@ impl Inner {
     /// Takes back a message whose publish was dropped, if its batch is still open.
     fn leave(&self, batch: &Arc<Batch>, place: usize) {
         let mut gathering = lock(&self.gathering);
-        let Some(open) = &mut gathering.open else { return };
+        let Some(open) = &mut gathering.open else {
+            return;
+        };
         if !Arc::ptr_eq(&open.batch, batch) {
             return;
         }
@@ -386,7 +388,9 @@ impl Future for Publish {
 
 impl Publish {
     fn begin(&mut self) {
-        let Stage::New { lane, message } = mem::replace(&mut self.0, Stage::Done) else { return };
+        let Stage::New { lane, message } = mem::replace(&mut self.0, Stage::Done) else {
+            return;
+        };
         let (origin, version) = (lane.origin, message.version);
         let Joined { batch, place: index, departs } = lane.join(message);
         let place = Place { origin, index, version };

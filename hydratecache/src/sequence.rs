@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::num::NonZeroU64;
 
-use crate::message::Position;
 use crate::Origin;
+use crate::message::Position;
 
 /// What to do with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,13 @@ impl Tracker {
     /// A tracker that remembers at most `capacity` origins, at least one.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { heard: HashMap::default(), capacity: capacity.max(1), now: 0, epoch: 0, forgot: false }
+        Self {
+            heard: HashMap::default(),
+            capacity: capacity.max(1),
+            now: 0,
+            epoch: 0,
+            forgot: false,
+        }
     }
 
     /// A message at `position` was seen.
@@ -172,7 +178,12 @@ mod tests {
         (0..3_u64.pow(count)).map(move |history| {
             let copies = |sequence: u32| (history / 3_u64.pow(sequence)) % 3;
             (0..count)
-                .flat_map(|n| std::iter::repeat_n(u64::from(n) + 1, usize::try_from(copies(n)).expect("small")))
+                .flat_map(|n| {
+                    std::iter::repeat_n(
+                        u64::from(n) + 1,
+                        usize::try_from(copies(n)).expect("small"),
+                    )
+                })
                 .collect()
         })
     }

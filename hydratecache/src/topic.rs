@@ -64,7 +64,8 @@ fn broken_rule(name: &str) -> Option<String> {
 
 /// Enough of a name to find it again, but not megabytes of it in a log.
 pub(crate) fn excerpt(name: &str) -> &str {
-    &name[..name.floor_char_boundary(64)]
+    let end = (0..=name.len().min(64)).rev().find(|end| name.is_char_boundary(*end));
+    &name[..end.unwrap_or(0)]
 }
 
 impl FromStr for Topic {

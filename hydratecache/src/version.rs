@@ -63,17 +63,14 @@ impl Version {
     #[must_use]
     pub fn is_newer_than(self, other: Option<Self>) -> bool {
         other.is_none_or(|other| {
-            self.domain == other.domain
-                && (self.number, self.origin) > (other.number, other.origin)
+            self.domain == other.domain && (self.number, self.origin) > (other.number, other.origin)
         })
     }
 
     /// Whether this version comes before `other`: what a removal must not be, to remove.
     #[must_use]
     pub fn is_older_than(self, other: Option<Self>) -> bool {
-        other.is_some_and(|other| {
-            self.domain != other.domain || other.is_newer_than(Some(self))
-        })
+        other.is_some_and(|other| self.domain != other.domain || other.is_newer_than(Some(self)))
     }
 }
 

@@ -45,13 +45,7 @@ mod field {
 }
 
 /// The numbers of the kinds on the wire.
-const KINDS: [Kind; 5] = [
-    Kind::Put,
-    Kind::Remove,
-    Kind::Clear,
-    Kind::Touch,
-    Kind::Heartbeat,
-];
+const KINDS: [Kind; 5] = [Kind::Put, Kind::Remove, Kind::Clear, Kind::Touch, Kind::Heartbeat];
 
 /// What an envelope holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,10 +60,7 @@ pub struct Envelope {
 #[must_use]
 pub fn encode(message: &Message, topic: Option<&Topic>) -> Bytes {
     let key_bytes = message.key.as_ref().map_or(0, |key| key.as_str().len());
-    let content_type = message
-        .content_type
-        .as_ref()
-        .map_or(0, |name| name.as_str().len() + 3);
+    let content_type = message.content_type.as_ref().map_or(0, |name| name.as_str().len() + 3);
     let topic_bytes = topic.map_or(0, |topic| topic.as_str().len() + 3);
     // 80 bytes hold every field but those of variable length; 64 more, a traceparent.
     let fixed = 80 + message.trace_parent().map_or(0, |_| 64);
@@ -102,8 +93,7 @@ fn write(e: &mut Encoder<Vec<u8>>, message: &Message, topic: Option<&Topic>) -> 
         e.u64(field::SEQUENCE)?.u64(sequence.get())?;
     }
     if let Some(version) = message.version {
-        e.u64(version_field(version.domain()))?
-            .u64(version.number())?;
+        e.u64(version_field(version.domain()))?.u64(version.number())?;
     }
     write_rare(e, message, topic)
 }
@@ -142,16 +132,11 @@ fn pairs(message: &Message, topic: Option<&Topic>) -> u64 {
 
 /// The TTL, where the message has a value that it can belong to: readers refuse one elsewhere.
 fn written_ttl(message: &Message) -> Option<Ttl> {
-    message
-        .ttl
-        .filter(|_| matches!(message.kind, Kind::Put | Kind::Touch))
+    message.ttl.filter(|_| matches!(message.kind, Kind::Put | Kind::Touch))
 }
 
 fn kind_number(kind: Kind) -> u64 {
-    KINDS
-        .iter()
-        .position(|known| *known == kind)
-        .map_or(u64::MAX, |number| number as u64)
+    KINDS.iter().position(|known| *known == kind).map_or(u64::MAX, |number| number as u64)
 }
 
 fn version_field(domain: VersionDomain) -> u64 {
@@ -210,11 +195,7 @@ impl Fields {
         for _ in 1..pairs {
             self.read_field(&mut d, bytes)?;
         }
-        if d.position() == bytes.len() {
-            Ok(())
-        } else {
-            Err(RejectionReason::TrailingBytes)
-        }
+        if d.position() == bytes.len() { Ok(()) } else { Err(RejectionReason::TrailingBytes) }
     }
 
     fn read_field(&mut self, d: &mut Decoder<'_>, bytes: &Bytes) -> Result<(), RejectionReason> {
@@ -228,10 +209,7 @@ impl Fields {
         match number {
             field::KIND => {
                 let kind = d.u64()?;
-                self.kind = usize::try_from(kind)
-                    .ok()
-                    .and_then(|kind| KINDS.get(kind))
-                    .copied();
+                self.kind = usize::try_from(kind).ok().and_then(|kind| KINDS.get(kind)).copied();
                 self.note(self.kind.is_none(), RejectionReason::UnknownKind(kind));
             }
             field::KEY => {
@@ -245,17 +223,11 @@ impl Fields {
             field::TTL => self.read_ttl(d)?,
             field::ORIGIN => {
                 self.origin = Origin::from_u64(d.u64()?);
-                self.note(
-                    self.origin.is_none(),
-                    RejectionReason::InvalidField("origin"),
-                );
+                self.note(self.origin.is_none(), RejectionReason::InvalidField("origin"));
             }
             field::SEQUENCE => {
                 self.sequence = NonZeroU64::new(d.u64()?);
-                self.note(
-                    self.sequence.is_none(),
-                    RejectionReason::InvalidField("sequence"),
-                );
+                self.note(self.sequence.is_none(), RejectionReason::InvalidField("sequence"));
             }
             field::CLOCK_VERSION => self.read_version(d, VersionDomain::Clock)?,
             field::CALLER_VERSION => self.read_version(d, VersionDomain::Caller)?,
@@ -279,10 +251,7 @@ impl Fields {
             field::SCHEMA => self.rare.get_or_insert_default().schema = Some(d.u64()?),
             field::TRACE_PARENT => {
                 let trace_parent = d.str()?.parse().ok();
-                self.note(
-                    trace_parent.is_none(),
-                    RejectionReason::InvalidField("traceparent"),
-                );
+                self.note(trace_parent.is_none(), RejectionReason::InvalidField("traceparent"));
                 self.rare.get_or_insert_default().trace_parent = trace_parent;
             }
             field::TOPIC => {
@@ -317,10 +286,7 @@ impl Fields {
         domain: VersionDomain,
     ) -> Result<(), RejectionReason> {
         let number = d.u64()?;
-        self.note(
-            self.version.is_some(),
-            RejectionReason::InvalidField("version"),
-        );
+        self.note(self.version.is_some(), RejectionReason::InvalidField("version"));
         self.version = Some((domain, number));
         Ok(())
     }
@@ -332,9 +298,7 @@ impl Fields {
     }
 
     fn reject(self, reason: RejectionReason) -> Rejection {
-        Rejection::new(reason)
-            .with_sender(self.origin, self.sequence)
-            .with_key(self.key)
+        Rejection::new(reason).with_sender(self.origin, self.sequence).with_key(self.key)
     }
 
     fn into_envelope(mut self) -> Result<Envelope, Rejection> {
@@ -389,10 +353,7 @@ impl Fields {
             content_type: self.content_type,
             rare: self.rare,
         };
-        Envelope {
-            message,
-            topic: self.topic,
-        }
+        Envelope { message, topic: self.topic }
     }
 }
 

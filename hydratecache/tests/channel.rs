@@ -193,7 +193,8 @@ async fn concurrent_publishes_are_numbered_in_their_order_without_gaps() {
         })
     };
     let receipts = futures::future::join_all((0..64).map(publish)).await;
-    let all: BTreeSet<u64> = receipts.into_iter().flat_map(|task| task.expect("no panic")).collect();
+    let all: BTreeSet<u64> =
+        receipts.into_iter().flat_map(|task| task.expect("no panic")).collect();
     assert_eq!(all, (1..=3200).collect());
     let mut next = HashMap::new();
     for _ in 0..3200 {

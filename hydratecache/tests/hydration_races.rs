@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
-use futures::FutureExt;
 use hydratecache::cache::{Loaded, Replica, Source, SourceError, State};
 use hydratecache::memory::MemoryBroker;
 use hydratecache::{Channel, Key, Ttl};

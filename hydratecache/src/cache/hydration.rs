@@ -182,6 +182,7 @@ impl<T: Send + Sync + 'static> Hydration<T> {
     ///
     /// This closes the fill race: a value that was loaded before a write, and stored after the
     /// write's message, would be stale for ever.
+    #[must_use]
     pub fn lease(&self, key: Key) -> Lease {
         self.leases.take(key)
     }

@@ -94,7 +94,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // While the link is lost, a reload would miss what is written after it.
-            let reload_at = self.reload_at.filter(|_| self.status.borrow().disrupted_since.is_none());
+            let reload_at =
+                self.reload_at.filter(|_| self.status.borrow().disrupted_since.is_none());
             tokio::select! {
                 signal = self.signals.next() => self.round(signal).await?,
                 Some(command) = self.commands.recv() => self.command(command).await,
@@ -188,9 +189,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     /// Applies one message. Whatever it says, the key's older value must not stay.
     async fn message(&mut self, message: &Message) {
         self.counters.received.increment();
-        let version = match self.channel.accept(message) {
-            Ok(version) => version,
-            Err(_) => return self.reject(message.key(), None).await,
+        let Ok(version) = self.channel.accept(message) else {
+            return self.reject(message.key(), None).await;
         };
         let Some(key) = message.key() else {
             if message.kind() == Kind::Clear {
@@ -311,7 +311,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 return Ok(false);
             }
         }
-        let Some(expires_at) = self.expiry(loaded.ttl) else { return Ok(false) };
+        let Some(expires_at) = self.expiry(loaded.ttl) else {
+            return Ok(false);
+        };
         let entry = Entry::new(loaded.value).with_version(version).with_expiry(expires_at);
         let is_stored = self.cache.put(key, entry).await;
         self.count(is_stored);
@@ -403,7 +405,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
 
     async fn row(&mut self, row: Row<T>) -> Result<()> {
         let (key, loaded) = row.map_err(|error| {
-            Error::new(ErrorKind::Source, "reading the source failed; it is tried again").with_source(error)
+            Error::new(ErrorKind::Source, "reading the source failed; it is tried again")
+                .with_source(error)
         })?;
         let Some(loaded) = loaded else { return Ok(()) };
         let version = loaded.version.map(Version::caller);

@@ -107,7 +107,9 @@ impl Ledger {
     ///
     /// The cache cannot tell: it may have evicted what the update brought.
     pub(super) fn scanned(&mut self, key: &Key, version: Option<Version>) -> bool {
-        let Some(scan) = &mut self.scan else { return false };
+        let Some(scan) = &mut self.scan else {
+            return false;
+        };
         scan.seen.insert(key.clone());
         match (version, scan.updated.get(key)) {
             (None, updated) => !scan.overtaken && updated.is_none(),
@@ -137,7 +139,9 @@ impl Ledger {
             if !expired && self.oldest.len() <= self.most {
                 break;
             }
-            let Some((at, key)) = self.oldest.pop_front() else { break };
+            let Some((at, key)) = self.oldest.pop_front() else {
+                break;
+            };
             if self.tombstones.get(&key).is_some_and(|tombstone| tombstone.at == at) {
                 self.tombstones.remove(&key);
                 dropped += u64::from(!expired);

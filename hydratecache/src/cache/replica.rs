@@ -56,7 +56,9 @@ impl<T> Replica<T> {
 }
 
 /// A view of a [`Replica`] for several reads in a row.
-pub struct Pinned<'a, T>(HashMapRef<'a, Key, Entry<T>, foldhash::fast::RandomState, LocalGuard<'a>>);
+pub struct Pinned<'a, T>(
+    HashMapRef<'a, Key, Entry<T>, foldhash::fast::RandomState, LocalGuard<'a>>,
+);
 
 impl<T> Pinned<'_, T> {
     /// The value of `key`, unless it has expired.
@@ -80,9 +82,10 @@ impl<T: Send + Sync + 'static> LocalCache<T> for Replica<T> {
     async fn put(&self, key: &Key, entry: Entry<T>) -> bool {
         let map = self.0.pin();
         let outcome = map.compute(key.clone(), |resident| {
-            match entry.replaces(resident.and_then(|(_, resident)| resident.version)) {
-                true => Operation::Insert(entry.clone()),
-                false => Operation::Abort(()),
+            if entry.replaces(resident.and_then(|(_, resident)| resident.version)) {
+                Operation::Insert(entry.clone())
+            } else {
+                Operation::Abort(())
             }
         });
         !matches!(outcome, papaya::Compute::Aborted(()))

@@ -87,6 +87,7 @@ mod tests {
         Named { a: Option<bool>, b: f64 },
     }
 
+    #[expect(clippy::option_option, clippy::zero_sized_map_values, reason = "serde allows them")]
     #[derive(Debug, PartialEq, Clone, Serialize, Deserialize)]
     struct Everything {
         unsigned: u64,
@@ -114,13 +115,7 @@ mod tests {
     }
 
     fn everything() -> impl Strategy<Value = Everything> {
-        let numbers = (
-            any::<u64>(),
-            any::<i64>(),
-            any::<i8>(),
-            -1e30_f32..1e30,
-            -1e300_f64..1e300,
-        );
+        let numbers = (any::<u64>(), any::<i64>(), any::<i8>(), -1e30_f32..1e30, -1e300_f64..1e300);
         let texts = (any::<String>(), any::<char>(), any::<Option<u16>>());
         let nested = (
             prop::collection::vec(shape(), 0..4),
@@ -199,10 +194,7 @@ mod tests {
         let payload = Codec::<String>::encode(&Cbor, &"secret-value".to_owned()).expect("encodes");
         let error = Codec::<u64>::decode(&Cbor, &payload).expect_err("another type");
         let shown = format!("{error} {error:?}");
-        assert!(
-            shown.contains("u64") && !shown.contains("secret"),
-            "{shown}"
-        );
+        assert!(shown.contains("u64") && !shown.contains("secret"), "{shown}");
     }
 
     #[test]
@@ -211,10 +203,7 @@ mod tests {
         assert!(Codec::<Shape>::decode(&Cbor, &data_for_a_unit).is_err());
         let three = Bytes::from_static(&[0x83, 1, 2, 3]);
         assert!(Codec::<(u8, u8)>::decode(&Cbor, &three).is_err());
-        assert_eq!(
-            Codec::<(u8, u8, u8)>::decode(&Cbor, &three).expect("fits"),
-            (1, 2, 3)
-        );
+        assert_eq!(Codec::<(u8, u8, u8)>::decode(&Cbor, &three).expect("fits"), (1, 2, 3));
     }
 
     #[test]

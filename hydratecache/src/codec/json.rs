@@ -5,8 +5,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Codec, decode_error, encode_error, without_payload};
-use crate::message::ContentType;
 use crate::Result;
+use crate::message::ContentType;
 
 /// JSON through serde. Depth is limited to 128 levels by `serde_json`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -37,7 +37,8 @@ async fn beat(lane: Weak<Inner>, heartbeats: Heartbeats) {
         sleep_until(due).await;
         let Some(lane) = lane.upgrade() else { return };
         let published = lock(&lane.order).last_publish;
-        if silent_since.replace(published) != Some(published) && published + heartbeats.first > due {
+        if silent_since.replace(published) != Some(published) && published + heartbeats.first > due
+        {
             interval = heartbeats.first;
             due = published + interval;
             continue;

@@ -23,11 +23,7 @@ impl Rejection {
     /// A rejection of a message of which nothing else is known.
     #[must_use]
     pub fn new(reason: RejectionReason) -> Self {
-        Self(Box::new(Inner {
-            reason,
-            key: None,
-            position: None,
-        }))
+        Self(Box::new(Inner { reason, key: None, position: None }))
     }
 
     /// The same rejection, naming the key.
@@ -42,9 +38,8 @@ impl Rejection {
         origin: Option<Origin>,
         sequence: Option<NonZeroU64>,
     ) -> Self {
-        self.0.position = origin
-            .zip(sequence)
-            .map(|(origin, sequence)| Position { origin, sequence });
+        self.0.position =
+            origin.zip(sequence).map(|(origin, sequence)| Position { origin, sequence });
         self
     }
 
@@ -84,11 +79,7 @@ impl fmt::Display for Rejection {
             write!(f, " (key {:?})", key.as_str())?;
         }
         if let Some(position) = self.0.position {
-            write!(
-                f,
-                " (origin {}, sequence {})",
-                position.origin, position.sequence
-            )?;
+            write!(f, " (origin {}, sequence {})", position.origin, position.sequence)?;
         }
         Ok(())
     }
@@ -169,10 +160,7 @@ impl fmt::Display for RejectionReason {
                 f.write_str("it is a piece of a message, and this transport carries whole ones")
             }
             Self::TooLarge { bytes, limit } => {
-                write!(
-                    f,
-                    "it has {bytes} bytes, this transport accepts {limit}; raise the limit"
-                )
+                write!(f, "it has {bytes} bytes, this transport accepts {limit}; raise the limit")
             }
             Self::WrongTopic => f.write_str("it belongs to another topic"),
             Self::Undecodable(error) => write!(f, "{error}"),

@@ -50,9 +50,9 @@ impl Rest<'_> {
             MAP => self.items(argument, 2, depth),
             TAG => self.item(deeper(depth)?),
             // Simple values and floats: the argument was all there is.
-            _ if info == 24 && argument < 32 => Err(RejectionReason::Malformed(
-                "a simple value below 32 in two bytes",
-            )),
+            _ if info == 24 && argument < 32 => {
+                Err(RejectionReason::Malformed("a simple value below 32 in two bytes"))
+            }
             _ => Ok(()),
         }
     }
@@ -67,9 +67,7 @@ impl Rest<'_> {
 
     fn indefinite(&mut self, major: u8, depth: usize) -> Result<(), RejectionReason> {
         if !(BYTES..=MAP).contains(&major) {
-            return Err(RejectionReason::Malformed(
-                "an indefinite length where none can be",
-            ));
+            return Err(RejectionReason::Malformed("an indefinite length where none can be"));
         }
         let depth = deeper(depth)?;
         let mut items = 0_u64;
@@ -81,9 +79,7 @@ impl Rest<'_> {
             items += 1;
         }
         if major == MAP && items % 2 == 1 {
-            return Err(RejectionReason::Malformed(
-                "a map with a key without a value",
-            ));
+            return Err(RejectionReason::Malformed("a map with a key without a value"));
         }
         Ok(())
     }
@@ -91,9 +87,7 @@ impl Rest<'_> {
     fn segment(&mut self, string: u8) -> Result<(), RejectionReason> {
         let (major, info) = self.initial_byte()?;
         if major != string || info == INDEFINITE {
-            return Err(RejectionReason::Malformed(
-                "a string with a segment of another type",
-            ));
+            return Err(RejectionReason::Malformed("a string with a segment of another type"));
         }
         let length = self.argument(info)?;
         self.skip(length)
@@ -119,14 +113,9 @@ impl Rest<'_> {
             _ => return Err(RejectionReason::Malformed("a reserved initial byte")),
         };
         let end = self.at + length;
-        let bytes = self
-            .bytes
-            .get(self.at..end)
-            .ok_or(RejectionReason::Truncated)?;
+        let bytes = self.bytes.get(self.at..end).ok_or(RejectionReason::Truncated)?;
         self.at = end;
-        Ok(bytes
-            .iter()
-            .fold(0, |value, byte| value << 8 | u64::from(*byte)))
+        Ok(bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
     }
 
     fn skip(&mut self, length: u64) -> Result<(), RejectionReason> {
@@ -211,10 +200,7 @@ mod tests {
         for opening in [0x81, 0xc1, 0x9f] {
             let mut bytes = vec![opening; 100_000];
             bytes.push(0);
-            assert!(matches!(
-                check_well_formed(&bytes),
-                Err(RejectionReason::TooDeep)
-            ));
+            assert!(matches!(check_well_formed(&bytes), Err(RejectionReason::TooDeep)));
         }
         let mut bytes = vec![0x81; MAX_DEPTH];
         bytes.push(0);

@@ -1,0 +1,47 @@
+# Everything that a developer and CI do. `make help` lists it.
+
+TRANSPORT ?= memory
+SERVICES := scripts/services.sh
+# In-process the demo builds no C code, so the Redis client and its TLS stay out.
+DEMO_FEATURES := $(if $(filter memory,$(TRANSPORT)),--no-default-features,)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench audit fuzz services-up services-down services-status
+
+help: ## Lists these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
+
+demo: ## Shows a fleet converge (TRANSPORT=memory or redis)
+	cargo run --quiet --release -p hydratecache-cli $(DEMO_FEATURES) -- demo --transport $(TRANSPORT)
+
+test: ## Starts what it needs and runs every test
+	$(SERVICES) install redis
+	cargo test --workspace --all-features
+	scripts/golden/check.sh
+	scripts/services/test.sh
+
+check: ## Format, lints, docs and licences, with warnings denied
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	cargo check -p hydratecache --no-default-features
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
+	cargo deny --all-features check bans licenses sources
+
+bench: ## Prints every figure beside the raw client's (BENCH="--only redis_publish_512")
+	cargo run --quiet --release -p hydratecache-bench -- $(BENCH)
+
+audit: ## Known vulnerabilities of the dependencies (reads an advisory database from the net)
+	cargo deny --all-features check advisories
+
+fuzz: ## Fuzzes the decoders for a minute each (SECONDS=60)
+	scripts/golden/fuzz.sh $(or $(SECONDS),60)
+
+services-up: ## Starts Redis, NATS, PostgreSQL and Kafka, with Docker or without
+	$(SERVICES) up
+	@$(SERVICES) env
+
+services-down: ## Stops them
+	$(SERVICES) down
+
+services-status: ## Says which are up
+	$(SERVICES) status
