@@ -73,6 +73,11 @@ pub trait LocalCache<T>: Send + Sync + 'static {
     /// Whether `key` has an entry that has not expired.
     fn contains(&self, key: &Key) -> bool;
 
+    /// Whether entries can go before their end, as in a cache with a size limit. Their versions
+    /// are then remembered beside the cache for a while, so that a late older put does not take
+    /// the place of a newer one that was evicted.
+    fn evicts(&self) -> bool;
+
     /// The keys that have entries.
     fn keys(&self) -> Vec<Key>;
 

@@ -121,7 +121,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
 
     /// How many removals are remembered, and for how long, so that a late older put does not undo
     /// them (default 65,536, some 10 MiB when full, and 5 minutes: far longer than a message is
-    /// under way).
+    /// under way). As many puts are remembered where the cache [evicts](LocalCache::evicts).
     pub fn with_tombstones(mut self, most: usize, longest: Duration) -> Self {
         self.settings.tombstones = most;
         self.settings.tombstone_age = longest;

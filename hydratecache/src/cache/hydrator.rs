@@ -247,6 +247,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             Ok(value) => {
                 let entry = Entry::new(value).with_version(Some(version)).with_expiry(expires_at);
                 let is_stored = self.cache.put(key, entry).await;
+                if self.cache.evicts() {
+                    self.ledger.put(key, version, Instant::now());
+                }
                 self.count(is_stored);
             }
             Err(_) => self.reject(Some(key), Some(version)).await,
@@ -266,6 +269,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         if let Some(key) = key {
             self.leases.update(key);
             self.ledger.updated(key, version);
+            if let Some(version) = version {
+                self.ledger.put(key, version, Instant::now());
+            }
             self.cache.remove(key, None).await;
         }
     }

@@ -10,18 +10,25 @@ use crate::{Key, Version};
 
 /// Removals and clears, and the keys that were updated during a scan.
 pub(super) struct Ledger {
-    /// The version of each removed key.
-    tombstones: HashMap<Key, Tombstone, foldhash::fast::RandomState>,
-    /// In the order of their making. One that was made anew since has another `at` in the map.
-    oldest: VecDeque<(Instant, Key)>,
-    most: usize,
-    longest: Duration,
+    /// The version that removed each key.
+    removals: Marks,
+    /// The version that each key had, where its entry cannot say so any more.
+    puts: Marks,
     /// Nothing that is not newer than the latest clear comes back.
     cleared: Option<Version>,
     scan: Option<Scan>,
 }
 
-struct Tombstone {
+/// The latest version of each of a bounded number of keys, for a bounded time.
+struct Marks {
+    versions: HashMap<Key, Mark, foldhash::fast::RandomState>,
+    /// In the order of their making. One that was made anew since has another `at` in the map.
+    oldest: VecDeque<(Instant, Key)>,
+    most: usize,
+    longest: Duration,
+}
+
+struct Mark {
     version: Version,
     at: Instant,
 }
@@ -45,21 +52,23 @@ pub(super) enum Scanned {
 }
 
 impl Ledger {
+    /// A ledger that remembers `most` removals, and as many puts, for `longest`.
     pub(super) fn new(most: usize, longest: Duration) -> Self {
-        Self {
-            tombstones: HashMap::default(),
-            oldest: VecDeque::new(),
-            most: most.max(1),
-            longest,
-            cleared: None,
-            scan: None,
-        }
+        let [removals, puts] = [(); 2].map(|()| Marks::new(most, longest));
+        Self { removals, puts, cleared: None, scan: None }
     }
 
-    /// Whether a put of `key` with `version` is newer than its removal.
+    /// Whether a put of `key` with `version` is newer than its removal, and not older than a put
+    /// that the cache may have evicted since.
     pub(super) fn admits(&self, key: &Key, version: Version) -> bool {
-        let removed = self.tombstones.get(key).map(|tombstone| tombstone.version);
-        version.is_newer_than(removed) && version.is_newer_than(self.cleared)
+        version.is_newer_than(self.removals.version(key))
+            && version.is_newer_than(self.cleared)
+            && !version.is_older_than(self.puts.version(key))
+    }
+
+    /// `key` has `version`, and its entry may not be there to say so.
+    pub(super) fn put(&mut self, key: &Key, version: Version, now: Instant) {
+        self.puts.set(key, version, now);
     }
 
     /// An update of `key` arrived, with a version if that could be read.
@@ -74,19 +83,15 @@ impl Ledger {
 
     /// `key` was removed. Returns how many other removals were forgotten for want of room.
     pub(super) fn removed(&mut self, key: &Key, version: Version, now: Instant) -> u64 {
-        let known = self.tombstones.get(key).map(|tombstone| tombstone.version);
-        if version.is_newer_than(known) {
-            self.tombstones.insert(key.clone(), Tombstone { version, at: now });
-            self.oldest.push_back((now, key.clone()));
-        }
-        self.forget(now)
+        self.removals.set(key, version, now)
     }
 
     /// Everything not newer than `version` was removed.
     pub(super) fn cleared(&mut self, version: Version) {
         if version.is_newer_than(self.cleared) {
             self.cleared = Some(version);
-            self.tombstones.retain(|_, tombstone| tombstone.version.is_newer_than(Some(version)));
+            self.removals.keep_newer_than(version);
+            self.puts.keep_newer_than(version);
         }
         self.overtaken();
     }
@@ -129,6 +134,30 @@ impl Ledger {
             _ => (Scanned::Overtaken, Vec::new()),
         }
     }
+}
+
+impl Marks {
+    fn new(most: usize, longest: Duration) -> Self {
+        let (versions, oldest) = (HashMap::default(), VecDeque::new());
+        Self { versions, oldest, most: most.max(1), longest }
+    }
+
+    fn version(&self, key: &Key) -> Option<Version> {
+        self.versions.get(key).map(|mark| mark.version)
+    }
+
+    /// Marks `key`, unless it has a newer mark. Returns how many were forgotten for want of room.
+    fn set(&mut self, key: &Key, version: Version, now: Instant) -> u64 {
+        if version.is_newer_than(self.version(key)) {
+            self.versions.insert(key.clone(), Mark { version, at: now });
+            self.oldest.push_back((now, key.clone()));
+        }
+        self.forget(now)
+    }
+
+    fn keep_newer_than(&mut self, version: Version) {
+        self.versions.retain(|_, mark| mark.version.is_newer_than(Some(version)));
+    }
 
     /// Drops what is too old, and the oldest of what is too many; counts the latter.
     fn forget(&mut self, now: Instant) -> u64 {
@@ -142,8 +171,8 @@ impl Ledger {
             let Some((at, key)) = self.oldest.pop_front() else {
                 break;
             };
-            if self.tombstones.get(&key).is_some_and(|tombstone| tombstone.at == at) {
-                self.tombstones.remove(&key);
+            if self.versions.get(&key).is_some_and(|mark| mark.at == at) {
+                self.versions.remove(&key);
                 dropped += u64::from(!expired);
             }
         }
@@ -175,7 +204,16 @@ mod tests {
         ledger.cleared(Version::caller(9));
         assert!(!ledger.admits(&key(2), Version::caller(9)));
         assert!(ledger.admits(&key(2), Version::caller(10)));
-        assert!(ledger.tombstones.is_empty(), "the clear covers it");
+        assert!(ledger.removals.versions.is_empty(), "the clear covers it");
+    }
+
+    #[test]
+    fn an_older_put_does_not_replace_one_that_was_evicted_but_the_same_one_may_come_back() {
+        let mut ledger = ledger();
+        ledger.put(&key(1), Version::caller(5), Instant::now());
+        assert!(!ledger.admits(&key(1), Version::caller(4)));
+        assert!(ledger.admits(&key(1), Version::caller(5)), "loaded again");
+        assert!(ledger.admits(&key(1), Version::caller(6)));
     }
 
     #[test]
@@ -184,10 +222,10 @@ mod tests {
         let start = Instant::now();
         let dropped: u64 =
             (0..1000).map(|n| ledger.removed(&key(n), Version::caller(1), start)).sum();
-        assert_eq!((dropped, ledger.tombstones.len()), (900, 100));
+        assert_eq!((dropped, ledger.removals.versions.len()), (900, 100));
         let later = start + Duration::from_secs(61);
         assert_eq!(ledger.removed(&key(1000), Version::caller(1), later), 0);
-        assert_eq!(ledger.tombstones.len(), 1);
+        assert_eq!(ledger.removals.versions.len(), 1);
     }
 
     #[test]

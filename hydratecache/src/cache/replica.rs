@@ -115,6 +115,10 @@ impl<T: Send + Sync + 'static> LocalCache<T> for Replica<T> {
         self.0.pin().get(key).and_then(living).is_some()
     }
 
+    fn evicts(&self) -> bool {
+        false
+    }
+
     fn keys(&self) -> Vec<Key> {
         self.0.pin().keys().cloned().collect()
     }
