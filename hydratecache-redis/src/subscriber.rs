@@ -418,8 +418,11 @@ impl Subscriber {
     fn command_while_down(&mut self, command: Option<Command>, why: &Error) -> Option<()> {
         match command? {
             Command::Close => return None,
-            // Waits for the connection, within the limit of the one who asks.
-            Command::Subscribe { topic, reply } => self.asking.push((topic, reply)),
+            Command::Subscribe { topic, reply } => {
+                // Those who asked wait within limits of their own, an outage may have none.
+                self.asking.retain(|(_, reply)| !reply.is_closed());
+                self.asking.push((topic, reply));
+            }
             Command::Fence(reply) => {
                 let _ = reply.send(Err(why.clone()));
             }

@@ -27,7 +27,10 @@ async fn a_write_reaches_a_replica_of_another_process() {
     let users = Replica::new();
     let hydration = reads.hydrate(users.clone()).await.expect("subscribes");
     for number in 0..1000 {
-        writes.publish(format!("user:{number}"), &format!("name {number}")).await.expect("published");
+        writes
+            .publish(format!("user:{number}"), &format!("name {number}"))
+            .await
+            .expect("published");
     }
     hydration.caught_up().await.expect("caught up");
     assert_eq!(users.len(), 1000);
@@ -88,7 +91,18 @@ async fn an_acl_user_gets_what_is_granted_and_a_clear_denial_of_the_rest() {
 #[tokio::test]
 async fn a_user_who_may_not_ask_for_client_info_is_proven_by_a_probe() {
     let broker = redis().await;
-    let rules = ["on", ">hunter2", "&granted", "-@all", "+subscribe", "+unsubscribe", "+publish", "+hello", "+auth", "+info"];
+    let rules = [
+        "on",
+        ">hunter2",
+        "&granted",
+        "-@all",
+        "+subscribe",
+        "+unsubscribe",
+        "+publish",
+        "+hello",
+        "+auth",
+        "+info",
+    ];
     admin(&broker, &[&["ACL", "SETUSER", "ada"], &rules[..]].concat()).await;
     let url = broker.url().replace("redis://", "redis://ada:hunter2@");
     let transport = RedisTransport::connect(&url).await.expect("connects");
@@ -106,9 +120,10 @@ async fn a_user_who_may_not_ask_for_client_info_is_proven_by_a_probe() {
 
 #[tokio::test]
 async fn an_absent_server_and_a_wrong_password_are_errors_within_five_seconds() {
-    let error = within(Duration::from_secs(5), RedisTransport::connect("redis://u:hunter2@127.0.0.1:1"))
-        .await
-        .expect_err("nobody listens there");
+    let error =
+        within(Duration::from_secs(5), RedisTransport::connect("redis://u:hunter2@127.0.0.1:1"))
+            .await
+            .expect_err("nobody listens there");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     let shown = format!("{error} {error:?}");
     assert!(shown.contains("127.0.0.1:1") && !shown.contains("hunter2"), "{shown}");

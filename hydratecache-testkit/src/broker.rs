@@ -94,10 +94,7 @@ impl Broker {
 
     /// Starts to set up a broker.
     pub fn builder(kind: Kind) -> BrokerBuilder {
-        BrokerBuilder {
-            kind,
-            settings: Vec::new(),
-        }
+        BrokerBuilder { kind, settings: Vec::new() }
     }
 
     /// What a client is to be given, credentials included where the broker wants any.
@@ -137,8 +134,7 @@ impl Broker {
     /// The process id of its server, for those who want to watch or signal it themselves.
     pub async fn pid(&self) -> io::Result<u32> {
         let pid = self.instance.run("pid", &[], STEP_LIMIT).await?;
-        pid.parse()
-            .map_err(|_| self.instance.failed("pid", "no number in its answer"))
+        pid.parse().map_err(|_| self.instance.failed("pid", "no number in its answer"))
     }
 
     /// Stops the broker and removes its data, as dropping it does, but without blocking the thread.
@@ -192,11 +188,7 @@ impl BrokerBuilder {
         let url = instance.run("url", &[], STEP_LIMIT).await?;
         let addr =
             host_and_port(&url).ok_or_else(|| instance.failed("url", "no host:port in it"))?;
-        Ok(Broker {
-            addr: addr.to_owned(),
-            instance,
-            url,
-        })
+        Ok(Broker { addr: addr.to_owned(), instance, url })
     }
 }
 
@@ -279,10 +271,7 @@ impl Instance {
     /// Runs `down` and waits for it, but not longer than [`DROP_LIMIT`].
     fn take_down(&self) -> io::Result<()> {
         let mut command = self.command("down", &["--wipe"]);
-        let mut script = command
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
+        let mut script = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         match wait_in_drop(|| script.try_wait())? {
             Some(status) if status.success() => Ok(()),
             Some(status) => Err(self.failed("down", &status.to_string())),
@@ -312,10 +301,7 @@ struct Running {
 impl Running {
     fn new(command: process::Command) -> io::Result<Self> {
         let mut command = Command::from(command);
-        let mut script = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
+        let mut script = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         Ok(Self {
             stdout: script.stdout.take().expect("it was asked for"),
             stderr: script.stderr.take().expect("it was asked for"),
@@ -329,11 +315,7 @@ impl Running {
             self.stdout.read_to_end(&mut stdout),
             self.stderr.read_to_end(&mut stderr),
         )?;
-        Ok(Output {
-            status: self.script.wait().await?,
-            stdout,
-            stderr,
-        })
+        Ok(Output { status: self.script.wait().await?, stdout, stderr })
     }
 }
 
@@ -384,10 +366,7 @@ fn script_from(named: Option<PathBuf>, start: &Path) -> io::Result<PathBuf> {
 }
 
 fn found_above(start: &Path) -> Option<PathBuf> {
-    start
-        .ancestors()
-        .map(|folder| folder.join(SCRIPT))
-        .find(|script| script.is_file())
+    start.ancestors().map(|folder| folder.join(SCRIPT)).find(|script| script.is_file())
 }
 
 fn missing(tried: &str) -> io::Error {
@@ -412,9 +391,7 @@ fn complaint(output: &Output) -> String {
 fn host_and_port(url: &str) -> Option<&str> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', ',']).next()?;
-    let host = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let (_, port) = host.rsplit_once(':')?;
     port.parse::<u16>().is_ok().then_some(host)
 }
@@ -427,14 +404,8 @@ mod tests {
     fn the_address_is_the_first_host_and_port_of_a_url() {
         for (url, addr) in [
             ("redis://127.0.0.1:6379", Some("127.0.0.1:6379")),
-            (
-                "rediss://user:p%40ss@localhost:6379/0",
-                Some("localhost:6379"),
-            ),
-            (
-                "postgres://a:b@127.0.0.1:5432/db?sslmode=off",
-                Some("127.0.0.1:5432"),
-            ),
+            ("rediss://user:p%40ss@localhost:6379/0", Some("localhost:6379")),
+            ("postgres://a:b@127.0.0.1:5432/db?sslmode=off", Some("127.0.0.1:5432")),
             ("127.0.0.1:9092,127.0.0.1:9093", Some("127.0.0.1:9092")),
             ("nats://[::1]:4222", Some("[::1]:4222")),
             ("redis://localhost", None),
@@ -449,20 +420,14 @@ mod tests {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let found = script_from(None, &here.join("src")).unwrap();
         assert!(found.ends_with(SCRIPT) && found.is_file());
-        assert_eq!(
-            script_from(Some(found.clone()), Path::new("/")).unwrap(),
-            found
-        );
+        assert_eq!(script_from(Some(found.clone()), Path::new("/")).unwrap(), found);
 
         let nowhere = script_from(None, Path::new("/no/such/folder")).unwrap_err();
         let misnamed = script_from(Some("/no/such/script".into()), here).unwrap_err();
         for (error, tried) in [(nowhere, "/no/such/folder"), (misnamed, "/no/such/script")] {
             assert_eq!(error.kind(), io::ErrorKind::NotFound);
             let message = error.to_string();
-            assert!(
-                message.contains(tried) && message.contains(SCRIPT_VARIABLE),
-                "{message}"
-            );
+            assert!(message.contains(tried) && message.contains(SCRIPT_VARIABLE), "{message}");
         }
     }
 
@@ -471,9 +436,7 @@ mod tests {
         let ours = format!("test-{}-", process::id());
         let script = script().unwrap();
         let is_up = || {
-            let status = process::Command::new(&script)
-                .args(["status", "redis", "--all"])
-                .output();
+            let status = process::Command::new(&script).args(["status", "redis", "--all"]).output();
             String::from_utf8_lossy(&status.unwrap().stdout).contains(&ours)
         };
         let redis = Broker::start(Kind::Redis).await.unwrap();
@@ -494,13 +457,8 @@ mod tests {
             script: "services.sh".into(),
             is_up: false,
         };
-        let message = instance
-            .failed("up", "exit status: 1: no redis-server")
-            .to_string();
-        assert!(
-            message.contains("`services.sh up redis --instance x`"),
-            "{message}"
-        );
+        let message = instance.failed("up", "exit status: 1: no redis-server").to_string();
+        assert!(message.contains("`services.sh up redis --instance x`"), "{message}");
         assert!(message.contains("no redis-server"), "{message}");
         assert!(message.contains("make services-up"), "{message}");
     }

@@ -1,3 +1,5 @@
 //! Tools that show whether a transport keeps its promises.
 pub mod broker;
+pub mod chaos;
+pub mod conformance;
 pub mod proxy;

@@ -188,11 +188,7 @@ impl FaultProxy {
     ///
     /// Replaces [`reset_mid_frame`](Self::reset_mid_frame). [`Stats::fired`] counts what it ended.
     pub fn cut_when_seen(&self, needle: &[u8], direction: Direction, fate: Needle) {
-        self.stop(
-            direction,
-            StopPoint::Seen(needle.into(), fate),
-            Closing::Fin,
-        );
+        self.stop(direction, StopPoint::Seen(needle.into(), fate), Closing::Fin);
     }
 
     /// Forwards nothing in `direction`: connections stay open and are accepted, and all goes quiet.
@@ -269,11 +265,7 @@ impl FaultProxy {
 
     fn stop(&self, direction: Direction, point: StopPoint, closing: Closing) {
         self.change(|faults| {
-            faults.arm(Stop {
-                direction,
-                point,
-                closing,
-            });
+            faults.arm(Stop { direction, point, closing });
         });
     }
 
@@ -337,8 +329,7 @@ impl Shared {
 
     fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut door = self.door();
-        door.poll_accept(context)
-            .map_ok(|client| self.admit(client))
+        door.poll_accept(context).map_ok(|client| self.admit(client))
     }
 
     fn admit(&self, client: TcpStream) {
@@ -347,15 +338,10 @@ impl Shared {
             number = stats.accepted;
             stats.accepted += 1;
         });
-        let link = Link::new(
-            self.seed.wrapping_add(number),
-            self.faults.subscribe(),
-            &self.stats,
-        );
+        let link = Link::new(self.seed.wrapping_add(number), self.faults.subscribe(), &self.stats);
         let run = link.run(client, Arc::clone(&self.upstream));
         let shutdown = self.shutdown.clone();
-        self.tasks
-            .spawn(async move { shutdown.run_until_cancelled(run).await });
+        self.tasks.spawn(async move { shutdown.run_until_cancelled(run).await });
     }
 }
 
@@ -376,9 +362,7 @@ async fn accept(shared: Arc<Shared>) {
 }
 
 fn checked(upstream: String) -> io::Result<String> {
-    let port = upstream
-        .rsplit_once(':')
-        .map(|(_, port)| port.parse::<u16>());
+    let port = upstream.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
     match port {
         Some(Ok(_)) => Ok(upstream),
         _ => Err(io::Error::new(

@@ -35,10 +35,7 @@ async fn ping(stream: &mut TcpStream) -> io::Result<String> {
 }
 
 fn runs(pid: u32) -> bool {
-    let output = Command::new("ps")
-        .args(["-o", "stat=", "-p", &pid.to_string()])
-        .output()
-        .unwrap();
+    let output = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output().unwrap();
     let state = String::from_utf8_lossy(&output.stdout);
     let state = state.trim();
     // A zombie no longer runs: it waits for whoever adopted it.
@@ -151,8 +148,5 @@ async fn a_broker_behind_the_proxy_is_cut_off_and_comes_back() {
     assert_eq!(within(answer(&mut client, 7)).await.unwrap(), "+PONG\r\n");
     proxy.reset();
     let reset = within(ping(&mut client)).await.unwrap_err();
-    assert!(matches!(
-        reset.kind(),
-        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
-    ));
+    assert!(matches!(reset.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe));
 }

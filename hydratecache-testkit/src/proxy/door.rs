@@ -56,10 +56,7 @@ impl Door {
         let socket = bound(self.addr)?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
-        self.listening = Some(Listening {
-            direct: socket.into(),
-            registered: None,
-        });
+        self.listening = Some(Listening { direct: socket.into(), registered: None });
         Ok(())
     }
 

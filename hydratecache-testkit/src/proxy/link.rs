@@ -55,12 +55,7 @@ impl Link {
     ) -> Self {
         stats.send_modify(|stats| stats.open += 1);
         let closed = faults.borrow().closed;
-        Self {
-            seed,
-            closed,
-            faults,
-            stats: Arc::clone(stats),
-        }
+        Self { seed, closed, faults, stats: Arc::clone(stats) }
     }
 
     /// Connects to the server and forwards. Dropping the future closes both sockets.
@@ -91,16 +86,12 @@ impl Link {
     }
 
     async fn forward(&self, client: &mut TcpStream, server: &mut TcpStream) -> Result<(), Closing> {
-        prepare(client)
-            .and_then(|()| prepare(server))
-            .map_err(|_| Closing::Reset)?;
+        prepare(client).and_then(|()| prepare(server)).map_err(|_| Closing::Reset)?;
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         tokio::try_join!(
-            self.stream(Direction::ToServer, from_client, to_server)
-                .run(),
-            self.stream(Direction::ToClient, from_server, to_client)
-                .run(),
+            self.stream(Direction::ToServer, from_client, to_server).run(),
+            self.stream(Direction::ToClient, from_server, to_client).run(),
         )?;
         Ok(())
     }

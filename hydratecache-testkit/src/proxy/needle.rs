@@ -14,11 +14,8 @@ pub(super) struct Search {
 
 impl Search {
     pub(super) fn new(needle: &Arc<[u8]>) -> Self {
-        let mut search = Self {
-            fallback: vec![0; needle.len() + 1],
-            needle: Arc::clone(needle),
-            matched: 0,
-        };
+        let mut search =
+            Self { fallback: vec![0; needle.len() + 1], needle: Arc::clone(needle), matched: 0 };
         for (index, &byte) in needle.iter().enumerate().skip(1) {
             search.advance(byte);
             search.fallback[index + 1] = search.matched;
@@ -57,11 +54,8 @@ mod tests {
     /// Every stream of up to `length` letters `a` and `b`.
     fn words(length: u32) -> impl Iterator<Item = Vec<u8>> {
         (0..=length).flat_map(|length| {
-            (0..1_u32 << length).map(move |bits| {
-                (0..length)
-                    .map(|i| b"ab"[(bits >> i & 1) as usize])
-                    .collect()
-            })
+            (0..1_u32 << length)
+                .map(move |bits| (0..length).map(|i| b"ab"[(bits >> i & 1) as usize]).collect())
         })
     }
 
@@ -76,14 +70,9 @@ mod tests {
                 for split in 0..=stream.len() {
                     let mut search = Search::new(&needle.as_slice().into());
                     let (head, tail) = stream.split_at(split);
-                    let found = search
-                        .find(head)
-                        .or_else(|| search.find(tail).map(|end| split + end));
-                    assert_eq!(
-                        found,
-                        first_end(&stream, &needle),
-                        "{needle:?} in {stream:?}"
-                    );
+                    let found =
+                        search.find(head).or_else(|| search.find(tail).map(|end| split + end));
+                    assert_eq!(found, first_end(&stream, &needle), "{needle:?} in {stream:?}");
                 }
             }
         }

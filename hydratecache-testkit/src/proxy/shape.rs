@@ -206,20 +206,13 @@ impl Shape {
     fn allowed(&self) -> usize {
         let at = self.stopping.as_ref().and_then(|stopping| stopping.at);
         let left = at.map_or(u64::MAX, |at| at.saturating_sub(self.given));
-        usize::try_from(left)
-            .unwrap_or(usize::MAX)
-            .min(self.piece_bytes)
+        usize::try_from(left).unwrap_or(usize::MAX).min(self.piece_bytes)
     }
 }
 
 impl Stopping {
     fn new(number: u64, stop: &Stop, given: u64) -> Self {
-        let mut stopping = Self {
-            number,
-            closing: stop.closing,
-            at: None,
-            search: None,
-        };
+        let mut stopping = Self { number, closing: stop.closing, at: None, search: None };
         match &stop.point {
             StopPoint::After(bytes) => stopping.at = Some(given.saturating_add(*bytes)),
             StopPoint::Seen(needle, fate) => {
@@ -274,22 +267,12 @@ mod tests {
     }
 
     fn jittery() -> Faults {
-        Faults {
-            delay: Some(Delay {
-                base: 10 * MS,
-                jitter: 90 * MS,
-            }),
-            ..Faults::default()
-        }
+        Faults { delay: Some(Delay { base: 10 * MS, jitter: 90 * MS }), ..Faults::default() }
     }
 
     fn stopping(point: StopPoint) -> Faults {
         let mut faults = Faults::default();
-        faults.arm(Stop {
-            direction: Direction::Both,
-            point,
-            closing: Closing::Reset,
-        });
+        faults.arm(Stop { direction: Direction::Both, point, closing: Closing::Reset });
         faults
     }
 
@@ -365,10 +348,7 @@ mod tests {
         let start = Instant::now();
         let mut shape = shape(1, &Faults::default(), start);
         shape.take(b"x", start);
-        let hole = Faults {
-            black_hole: Some(Direction::ToClient),
-            ..Faults::default()
-        };
+        let hole = Faults { black_hole: Some(Direction::ToClient), ..Faults::default() };
         shape.obey(&hole, start);
         assert_eq!((shape.room(), shape.next()), (0, Step::Idle));
         shape.obey(&Faults::default(), start);
@@ -378,10 +358,7 @@ mod tests {
     #[test]
     fn a_black_hole_of_the_other_way_changes_nothing() {
         let start = Instant::now();
-        let hole = Faults {
-            black_hole: Some(Direction::ToServer),
-            ..Faults::default()
-        };
+        let hole = Faults { black_hole: Some(Direction::ToServer), ..Faults::default() };
         let mut shape = shape(1, &hole, start);
         shape.take(b"x", start);
         assert_eq!(bytes(&drain(&mut shape)), b"x");
@@ -405,10 +382,7 @@ mod tests {
     fn a_throttled_stream_takes_its_time_at_any_rate() {
         let start = Instant::now();
         for rate in [1, 49, 50, 1_000, 800_000, u64::from(u32::MAX)] {
-            let faults = Faults {
-                bytes_per_second: Some(rate),
-                ..Faults::default()
-            };
+            let faults = Faults { bytes_per_second: Some(rate), ..Faults::default() };
             let mut shape = shape(1, &faults, start);
             shape.take(&[0; 500], start);
             let took = drain(&mut shape).last().expect("bytes were taken").0 - start;
@@ -459,10 +433,7 @@ mod tests {
     #[test]
     fn bytes_leave_one_by_one_when_asked_to() {
         let start = Instant::now();
-        let faults = Faults {
-            one_byte: true,
-            ..Faults::default()
-        };
+        let faults = Faults { one_byte: true, ..Faults::default() };
         let mut shape = shape(1, &faults, start);
         shape.take(b"abc", start);
         let pieces = drain(&mut shape);

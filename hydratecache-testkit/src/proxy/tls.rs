@@ -129,9 +129,7 @@ impl Drop for TlsFront {
 
 impl fmt::Debug for TlsFront {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsFront")
-            .field("addr", &self.addr)
-            .finish_non_exhaustive()
+        f.debug_struct("TlsFront").field("addr", &self.addr).finish_non_exhaustive()
     }
 }
 
@@ -152,9 +150,7 @@ impl Identity {
 fn authority() -> Result<CertifiedIssuer<'static, KeyPair>, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "hydratecache test authority");
+    params.distinguished_name.push(DnType::CommonName, "hydratecache test authority");
     CertifiedIssuer::self_signed(params, KeyPair::generate()?)
 }
 

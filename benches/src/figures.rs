@@ -1,0 +1,43 @@
+//! The figures, in groups that share their preparation.
+
+mod allocations;
+mod by_hand;
+mod envelope;
+mod fresh_read;
+mod memory;
+mod publish;
+mod reads;
+mod round_trip;
+mod stale;
+
+use anyhow::Result;
+
+use crate::options::Bench;
+use crate::report::Figure;
+
+/// Figures that are measured together.
+#[derive(Debug)]
+pub struct Group {
+    /// What they are called.
+    pub names: &'static [&'static str],
+    /// Measures them.
+    pub measure: fn(&Bench) -> Result<Vec<Figure>>,
+}
+
+/// Every figure.
+pub const GROUPS: &[Group] = &[
+    Group { names: publish::IN_FLIGHT, measure: publish::in_flight },
+    Group { names: publish::SEQUENTIAL, measure: publish::sequential },
+    Group { names: round_trip::NAMES, measure: round_trip::measure },
+    Group { names: memory::NAMES, measure: memory::measure },
+    Group { names: reads::NAMES, measure: reads::measure },
+    Group { names: fresh_read::NAMES, measure: fresh_read::measure },
+    Group { names: envelope::NAMES, measure: envelope::measure },
+    Group { names: allocations::NAMES, measure: allocations::measure },
+    Group { names: stale::NAMES, measure: stale::measure },
+];
+
+/// The names of all figures.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    GROUPS.iter().flat_map(|group| group.names).copied()
+}

@@ -1,0 +1,32 @@
+//! Measures every figure and prints one line each.
+
+use anyhow::Result;
+use clap::Parser;
+use hydratecache_bench::figures;
+use hydratecache_bench::options::Options;
+use hydratecache_bench::report::Figure;
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let bench = options.bench()?;
+    for group in figures::GROUPS {
+        if !group.names.iter().any(|name| options.wants(name)) {
+            continue;
+        }
+        for figure in (group.measure)(&bench)? {
+            if options.wants(&figure.name) {
+                print(&figure, options.json)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn print(figure: &Figure, as_json: bool) -> Result<()> {
+    if as_json {
+        println!("{}", serde_json::to_string(figure)?);
+    } else {
+        println!("{figure}");
+    }
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! What a run is asked for, and what its figures share.
+
+use std::cell::OnceCell;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use clap::builder::PossibleValuesParser;
+use tokio::runtime::Runtime;
+
+use crate::figures;
+use crate::rounds::Plan;
+use crate::server::Server;
+
+/// Measures hydratecache beside the raw client, one line a figure.
+#[derive(Debug, Parser)]
+pub struct Options {
+    /// Only these figures.
+    #[arg(long, num_args = 1.., value_name = "NAME", value_parser = PossibleValuesParser::new(figures::names()))]
+    only: Vec<String>,
+    /// Fewer and shorter rounds: to see that everything works, not to judge by.
+    #[arg(long)]
+    quick: bool,
+    /// One JSON object a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What figures need: how to measure, where to run, and the server.
+#[derive(Debug)]
+pub struct Bench {
+    /// How often and how long.
+    pub plan: Plan,
+    /// How long after an outage staleness is counted.
+    pub patience: Duration,
+    server: OnceCell<Server>,
+    /// Two workers, for everything that talks to Redis: ours and raw.
+    runtime: Runtime,
+}
+
+impl Options {
+    /// Whether a figure was asked for.
+    #[must_use]
+    pub fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
+    }
+
+    /// What the figures need.
+    ///
+    /// # Errors
+    /// If no runtime can be made.
+    pub fn bench(&self) -> Result<Bench> {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(2).enable_all().build().context("making a runtime")?;
+        let (rounds, millis, patience) = if self.quick { (3, 100, 2) } else { (9, 500, 10) };
+        Ok(Bench {
+            plan: Plan { rounds, round: Duration::from_millis(millis) },
+            patience: Duration::from_secs(patience),
+            server: OnceCell::new(),
+            runtime,
+        })
+    }
+}
+
+impl Bench {
+    /// The Redis server, started when it is first needed.
+    ///
+    /// # Errors
+    /// As [`Server::find`].
+    pub fn server(&self) -> Result<&Server> {
+        if let Some(server) = self.server.get() {
+            return Ok(server);
+        }
+        let server = self.runtime.block_on(Server::find())?;
+        Ok(self.server.get_or_init(|| server))
+    }
+
+    /// Runs `work` on a worker, as a service does: the thread outside the runtime pays more for
+    /// being woken.
+    ///
+    /// # Errors
+    /// Those of `work`, or if it panicked.
+    pub fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.runtime.block_on(self.runtime.spawn(work)).context("a measurement panicked")?
+    }
+}

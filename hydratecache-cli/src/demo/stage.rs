@@ -1,0 +1,104 @@
+//! What the demo plays on: the replicas, the writer's channel and what is going to fail. The one
+//! place that knows which transports there are.
+
+use std::time::Duration;
+
+#[cfg(feature = "redis")]
+use anyhow::Context;
+use clap::ValueEnum;
+use clap::error::ErrorKind;
+use hydratecache::Channel;
+use hydratecache::memory::MemoryTransport;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::Arguments;
+use super::city::City;
+use super::database::Database;
+use super::fleet::Fleet;
+use super::memory;
+#[cfg(feature = "redis")]
+use super::redis::{self, Server};
+use super::report::Kind;
+
+/// What carries the messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum TransportName {
+    /// This process. Needs nothing; the link of one replica is cut.
+    Memory,
+    /// Redis, with each replica in a process of its own; the server is killed, unless its URL is
+    /// given.
+    #[cfg(feature = "redis")]
+    Redis,
+}
+
+/// What the demo plays on.
+pub(super) struct Stage {
+    pub(super) fleet: Fleet,
+    pub(super) writer: Channel<City>,
+    pub(super) outage: Outage,
+}
+
+/// What is going to fail.
+pub(super) enum Outage {
+    /// The link of one replica.
+    Link { link: MemoryTransport, of: Kind },
+    /// A broker that the demo started itself.
+    #[cfg(feature = "redis")]
+    Server(Server),
+    /// Nothing: the broker is the user's.
+    #[cfg(feature = "redis")]
+    None,
+}
+
+/// Sets up what `arguments` ask for.
+pub(super) async fn set_up(arguments: &Arguments, database: &Database) -> anyhow::Result<Stage> {
+    match arguments.transport {
+        TransportName::Memory => {
+            if arguments.url.is_some() {
+                let what = "--url is for a broker; leave it out, or name one with --transport\n";
+                return Err(clap::Error::raw(ErrorKind::ArgumentConflict, what).into());
+            }
+            memory::stage(database, arguments.rows).await
+        }
+        #[cfg(feature = "redis")]
+        TransportName::Redis => {
+            redis::stage(arguments.url.as_deref(), database, arguments.rows).await
+        }
+    }
+}
+
+impl Outage {
+    /// Fails in the middle of the `run`, recovers, and tells both.
+    pub(super) async fn happen(
+        &self,
+        run: Duration,
+        events: mpsc::Sender<String>,
+    ) -> anyhow::Result<()> {
+        let length = Duration::from_secs(2).min(run / 5);
+        sleep(run.mul_f64(0.3)).await;
+        match self {
+            Self::Link { link, of } => {
+                link.cut();
+                events.send(format!("the link of {} is cut", of.name())).await?;
+                sleep(length).await;
+                link.heal();
+                events.send(format!("the link of {} is healed", of.name())).await?;
+            }
+            #[cfg(feature = "redis")]
+            Self::Server(server) => {
+                server.kill().await.context("killing Redis")?;
+                events.send("Redis was killed with SIGKILL".to_owned()).await?;
+                sleep(length).await;
+                server.start().await.context("starting Redis again")?;
+                events.send("Redis was started again, empty".to_owned()).await?;
+            }
+            #[cfg(feature = "redis")]
+            Self::None => {
+                let why = "nothing is killed: the broker was given with --url";
+                events.send(why.to_owned()).await?;
+            }
+        }
+        Ok(())
+    }
+}

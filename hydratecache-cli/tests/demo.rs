@@ -1,0 +1,58 @@
+//! The demo as its users run it.
+
+use std::process::{Command, Output};
+
+/// Runs the command from the root of the repository.
+fn hydratecache(arguments: &[&str]) -> Output {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let command =
+        Command::new(env!("CARGO_BIN_EXE_hydratecache")).current_dir(root).args(arguments).output();
+    command.expect("it runs")
+}
+
+fn assert_converged(output: &Output) {
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{stdout}\n{stderr}", output.status);
+    let last = stdout.lines().last().expect("a last line");
+    assert!(last.starts_with("converged: 3 of 3 replicas, "), "{last}");
+    assert!(last.ends_with(" rows, 0 stale, 0 silent losses"), "{last}");
+    let gaps = stdout.lines().filter(|line| line.contains(" suspect "));
+    assert!(gaps.count() > 0, "nothing was lost, so nothing was shown:\n{stdout}");
+}
+
+#[test]
+fn the_demo_converges_in_one_process() {
+    assert_converged(&hydratecache(&["demo", "--seconds", "4", "--rows", "500", "--seed", "7"]));
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn the_demo_converges_over_a_redis_that_is_killed() {
+    let arguments = ["demo", "--transport", "redis", "--seconds", "6", "--rows", "500"];
+    assert_converged(&hydratecache(&arguments));
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn an_unreachable_redis_is_an_error_that_names_it_without_its_password() {
+    let url = "redis://user:secret@127.0.0.1:1";
+    let output = hydratecache(&["demo", "--transport", "redis", "--url", url]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("127.0.0.1:1") && !stderr.contains("secret"), "{stderr}");
+}
+
+#[test]
+fn wrong_usage_is_said_and_has_its_own_exit_code() {
+    for arguments in [
+        &["demo", "--rows", "0"][..],
+        &["demo", "--transport", "pigeon"],
+        &["demo", "--url", "redis://127.0.0.1"],
+        &["dmo"],
+    ] {
+        let output = hydratecache(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(!output.stderr.is_empty());
+    }
+}

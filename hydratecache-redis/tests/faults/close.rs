@@ -1,0 +1,154 @@
+//! Closing while everything else goes on, and publishing as soon as one may.
+
+use std::time::Duration;
+
+use futures::future::{BoxFuture, join_all};
+use futures::{FutureExt, StreamExt};
+use hydratecache::{Error, ErrorKind, Transport};
+use hydratecache_redis::RedisTransport;
+use tokio::runtime::Handle;
+
+use crate::support::{
+    Listener, Writer, clients, effort, in_time, millis, redis, secs, topic, until,
+};
+
+const LIMIT: Duration = secs(2);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_close_amid_calls_is_quick_and_leaves_no_task_and_no_connection() {
+    let broker = redis().await;
+    let tasks = Handle::current().metrics().num_alive_tasks();
+    for round in 0..effort(300, 10_000) {
+        let transport = RedisTransport::connect(broker.url()).await.expect("connects");
+        let mut stream = Listener::on(&transport, &topic("steady")).await.into_inner();
+        let calls: Vec<_> = (0..3).flat_map(|_| every_call(&transport)).map(tokio::spawn).collect();
+        for _ in 0..round % 8 {
+            tokio::task::yield_now().await;
+        }
+        in_time("the close", LIMIT, transport.close()).await.expect("closes");
+        for call in in_time("calls under way at the close", LIMIT, join_all(calls)).await {
+            call.expect("no call panics");
+        }
+        let ending = async { while stream.next().await.is_some() {} };
+        in_time("the end of the stream", LIMIT, ending).await;
+        if round % 50 == 49 {
+            let none = async || clients(&broker).await.is_empty();
+            until("no connection at the server", LIMIT, none).await;
+        }
+    }
+    let gone = async || Handle::current().metrics().num_alive_tasks() <= tasks;
+    until("no task left", LIMIT, gone).await;
+}
+
+/// Calls until it is closed.
+fn every_call(transport: &RedisTransport) -> [BoxFuture<'static, ()>; 3] {
+    let [one, two, three] = [transport, transport, transport].map(Clone::clone);
+    [
+        async move {
+            let mut writer = Writer::new(&one, &topic("steady"));
+            while is_open(writer.send().await) {}
+        }
+        .boxed(),
+        async move { while is_open(two.subscribe(topic("fleeting")).await) {} }.boxed(),
+        async move { while is_open(three.fence().await) {} }.boxed(),
+    ]
+}
+
+fn is_open<T>(answer: Result<T, Error>) -> bool {
+    match answer.map_err(|error| error.kind()) {
+        Ok(_) | Err(ErrorKind::UnknownOutcome) => true,
+        Err(ErrorKind::Closed) => false,
+        Err(kind) => panic!("Closed, or of unknown outcome, not {kind:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_close_of_a_frozen_server_ends_the_calls_under_way() {
+    let broker = redis().await;
+    let tasks = Handle::current().metrics().num_alive_tasks();
+    let transport = RedisTransport::connect(broker.url()).await.expect("connects");
+    let stream = Listener::on(&transport, &topic("steady")).await.into_inner();
+    broker.pause().await.expect("paused");
+    let calls: Vec<_> = every_call(&transport).map(tokio::spawn).into();
+    // One that nobody polls any more must not keep anything alive either.
+    let message = Writer::new(&transport, &topic("steady")).message(8);
+    let mut forgotten = transport.publish(topic("steady"), vec![message]);
+    assert!(futures::poll!(&mut forgotten).is_pending());
+    tokio::time::sleep(millis(100)).await;
+    in_time("the close", LIMIT, transport.close()).await.expect("closes");
+    for call in in_time("calls under way at the close", millis(200), join_all(calls)).await {
+        call.expect("Closed, or of unknown outcome");
+    }
+    drop(stream);
+    let gone = async || Handle::current().metrics().num_alive_tasks() <= tasks;
+    until("no task left", LIMIT, gone).await;
+    broker.resume().await.expect("resumed");
+    let none = async || clients(&broker).await.is_empty();
+    until("no connection at the server", LIMIT, none).await;
+    let error = forgotten.await.expect_err("it was closed meanwhile");
+    assert_eq!(error.kind(), ErrorKind::UnknownOutcome, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_close_amid_an_outage_ends_the_calls_that_wait_for_its_end() {
+    let broker = redis().await;
+    let tasks = Handle::current().metrics().num_alive_tasks();
+    let transport = RedisTransport::connect(broker.url()).await.expect("connects");
+    let mut listener = Listener::on(&transport, &topic("steady")).await;
+    broker.kill9().await.expect("killed");
+    listener.disrupted(secs(1)).await;
+    tokio::time::sleep(millis(100)).await;
+    let mut writers: Vec<_> = (0..10).map(|_| Writer::new(&transport, &topic("steady"))).collect();
+    let mut calls: Vec<_> = writers.iter_mut().map(|writer| writer.send().boxed()).collect();
+    for call in &mut calls {
+        assert!(futures::poll!(call).is_pending(), "it waits for the link");
+    }
+    in_time("the close", LIMIT, transport.close()).await.expect("closes");
+    for answer in in_time("calls that wait", millis(200), join_all(calls)).await {
+        assert_eq!(answer.expect_err("closed").kind(), ErrorKind::Closed);
+    }
+    drop(listener);
+    let gone = async || Handle::current().metrics().num_alive_tasks() <= tasks;
+    until("no task left", LIMIT, gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_published_before_a_close_is_answered_by_the_server() {
+    let broker = redis().await;
+    let other = RedisTransport::connect(broker.url()).await.expect("connects");
+    let topic = topic("users");
+    for _ in 0..effort(50, 1000) {
+        let transport = RedisTransport::connect(broker.url()).await.expect("connects");
+        let mut listener = Listener::on(&other, &topic).await;
+        let mut writer = Writer::new(&transport, &topic);
+        let mut sending = writer.send_batch(100, 100).boxed();
+        assert!(futures::poll!(&mut sending).is_pending());
+        let (closed, sent) = futures::future::join(transport.close(), sending).await;
+        closed.expect("closes");
+        assert_eq!(sent.expect("under way before the close"), 100);
+        listener.numbers(1..=100).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_published_as_soon_as_subscribe_returns_is_delivered() {
+    let broker = redis().await;
+    let reader = RedisTransport::connect(broker.url()).await.expect("connects");
+    let publisher = RedisTransport::connect(broker.url()).await.expect("connects");
+    let rounds = effort(2000, 100_000) / 4;
+    let users = (0..4).map(|user| {
+        let (reader, publisher) = (reader.clone(), publisher.clone());
+        tokio::spawn(async move {
+            for round in 0..rounds {
+                let topic = topic(&format!("topic.{user}.{}", round % 100));
+                let mut listener = Listener::on(&reader, &topic).await;
+                let mut writer = Writer::new(&publisher, &topic);
+                writer.send().await.expect("published");
+                listener.numbers([1]).await;
+            }
+        })
+    });
+    for user in join_all(users.collect::<Vec<_>>()).await {
+        user.expect("nothing is lost");
+    }
+}

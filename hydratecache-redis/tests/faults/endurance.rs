@@ -1,0 +1,259 @@
+//! Long outages and many of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use hydratecache::{Channel, ErrorKind, Origin, Signal, Subscription, Topic, Transport};
+use hydratecache_redis::{RedisConfig, RedisTransport};
+use hydratecache_testkit::proxy::FaultProxy;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::support::{
+    Listener, Writer, effort, fence, in_time, is_alone, millis, number, redis, resident_bytes, secs,
+    topic,
+};
+
+const PUBLISH_LIMIT: Duration = millis(300);
+
+#[test]
+fn a_long_outage_costs_no_memory_and_every_publish_fails_in_time() {
+    if is_alone("endurance::a_long_outage_costs_no_memory_and_every_publish_fails_in_time") {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(a_long_outage());
+    }
+}
+
+async fn a_long_outage() {
+    let broker = redis().await;
+    let config = RedisConfig::from_url(broker.url()).expect("legal");
+    let config = config.with_publish_limit(PUBLISH_LIMIT).with_subscribe_limit(PUBLISH_LIMIT);
+    let transport = config.connect().await.expect("connects");
+    let topic = topic("users");
+    let mut listener = Listener::on(&transport, &topic).await;
+    broker.kill9().await.expect("killed");
+    listener.disrupted(secs(1)).await;
+    let over = Arc::new(AtomicBool::new(false));
+    let users: Vec<_> = publishers(&transport, &topic, &over)
+        .chain(askers(&transport, &over))
+        .map(tokio::spawn)
+        .collect();
+    // Every queue and timer has its size after some rounds.
+    tokio::time::sleep(secs(2)).await;
+    let before = resident_bytes();
+    tokio::time::sleep(effort(secs(8), secs(120))).await;
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 20 << 20, "{grown} bytes more than after warming up");
+    over.store(true, Ordering::Relaxed);
+    broker.start_again().await.expect("restarted");
+    listener.live_then_gap(secs(1)).await;
+    for user in join_all(users).await {
+        user.expect("every call ends in time, and succeeds in the end");
+    }
+    let fence = fence(&transport).await;
+    let received = listener.before(fence).await;
+    assert!(received.iter().any(|signal| matches!(signal, Signal::Message(_))));
+}
+
+type User = futures::future::BoxFuture<'static, ()>;
+
+/// Half of them share a channel, half publish by themselves.
+fn publishers(
+    transport: &RedisTransport,
+    topic: &Topic,
+    over: &Arc<AtomicBool>,
+) -> impl Iterator<Item = User> {
+    let channel = Channel::<u64>::new(transport.clone(), topic).expect("legal");
+    (0..64).map(move |number| -> User {
+        let (channel, over) = (channel.clone(), over.clone());
+        let mut writer = Writer::new(transport, topic);
+        Box::pin(async move {
+            loop {
+                let is_over = over.load(Ordering::Relaxed);
+                let publishing = async {
+                    if number % 2 == 0 {
+                        channel.publish("key", &number).await.map(drop)
+                    } else {
+                        writer.send().await.map(drop)
+                    }
+                };
+                let limit = PUBLISH_LIMIT + millis(500);
+                match in_time("the answer to a publish", limit, publishing).await {
+                    Ok(()) if is_over => return,
+                    Ok(()) => {}
+                    Err(error) => assert!(is_over || is_honest(&error), "{error}"),
+                }
+            }
+        })
+    })
+}
+
+fn is_honest(error: &hydratecache::Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::UnknownOutcome)
+}
+
+/// Those who subscribe and ask for fences meanwhile leave nothing behind either.
+fn askers(
+    transport: &RedisTransport,
+    over: &Arc<AtomicBool>,
+) -> impl Iterator<Item = User> {
+    (0..16).map(move |number| -> User {
+        let (transport, over) = (transport.clone(), over.clone());
+        Box::pin(async move {
+            while !over.load(Ordering::Relaxed) {
+                let limit = PUBLISH_LIMIT + millis(500);
+                // Dropped long before its limit, as by a caller with less patience.
+                let impatient = transport.subscribe(topic(&format!("topic.{number}")));
+                let _ = tokio::time::timeout(millis(1), impatient).await;
+                let fence = in_time("the answer to a fence", limit, transport.fence());
+                let _ = fence.await;
+            }
+        })
+    })
+}
+
+/// What a writer was told, and what a reader saw of it.
+#[derive(Default)]
+struct Ledger {
+    acknowledged: HashMap<Origin, Vec<u64>>,
+    signals: Vec<Seen>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Seen {
+    Message(Origin, u64),
+    Disrupted,
+    Live,
+    Gap,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_a_hundred_flaps_lose_is_behind_a_gap() {
+    let broker = redis().await;
+    let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
+    let far = RedisTransport::connect(&format!("redis://{}", proxy.addr())).await.expect("connects");
+    let near = RedisTransport::connect(broker.url()).await.expect("connects");
+    let topic = topic("users");
+    let subscription = Listener::on(&far, &topic).await.into_inner();
+    let (disruptions, mut disrupted) = watch::channel(0_usize);
+    let (lives, mut lived) = watch::channel(0_usize);
+    let reader = tokio::spawn(read(subscription, disruptions, lives));
+    let over = Arc::new(AtomicBool::new(false));
+    let writers = [&near, &near, &far].map(|transport| write(transport, &topic, &over));
+    for flap in 1..=effort(100, 2000) {
+        if flap % 3 == 0 {
+            proxy.reset();
+        } else {
+            proxy.cut();
+        }
+        let down = disrupted.wait_for(|count| *count >= flap);
+        in_time(format!("disruption {flap}"), secs(1), down).await.expect("the reader reads");
+        proxy.heal().expect("heals");
+        let up = lived.wait_for(|count| *count >= flap);
+        in_time(format!("to be live again, flap {flap}"), secs(2), up).await.expect("the reader reads");
+    }
+    over.store(true, Ordering::Relaxed);
+    let mut ledger = Ledger::default();
+    for writer in join_all(writers).await {
+        let (origin, acknowledged) = writer.expect("every publish ends in time");
+        ledger.acknowledged.insert(origin, acknowledged);
+    }
+    fence(&far).await;
+    far.close().await.expect("closes, which ends the stream");
+    ledger.signals = in_time("the end of the stream", secs(2), reader).await.expect("reads");
+    ledger.check();
+}
+
+fn write(
+    transport: &RedisTransport,
+    topic: &Topic,
+    over: &Arc<AtomicBool>,
+) -> JoinHandle<(Origin, Vec<u64>)> {
+    let (mut writer, over) = (Writer::new(transport, topic), over.clone());
+    tokio::spawn(async move {
+        let mut acknowledged = Vec::new();
+        while !over.load(Ordering::Relaxed) {
+            match in_time("the answer to a publish", millis(5500), writer.send()).await {
+                Ok(number) => acknowledged.push(number),
+                Err(error) => assert!(is_honest(&error), "{error}"),
+            }
+            tokio::time::sleep(millis(1)).await;
+        }
+        (writer.origin(), acknowledged)
+    })
+}
+
+async fn read(
+    mut subscription: Subscription,
+    disruptions: watch::Sender<usize>,
+    lives: watch::Sender<usize>,
+) -> Vec<Seen> {
+    let mut signals = Vec::new();
+    while let Some(signal) = subscription.next().await {
+        match signal {
+            Signal::Message(message) => {
+                let origin = message.origin().expect("numbered");
+                signals.push(Seen::Message(origin, number(&message)));
+            }
+            Signal::Disrupted(_) => {
+                signals.push(Seen::Disrupted);
+                disruptions.send_modify(|count| *count += 1);
+            }
+            Signal::Live => {
+                signals.push(Seen::Live);
+                lives.send_modify(|count| *count += 1);
+            }
+            Signal::Gap(_) => signals.push(Seen::Gap),
+            Signal::Fenced(_) => {}
+            other => panic!("nothing was broken, and yet {other:?}"),
+        }
+    }
+    signals
+}
+
+impl Ledger {
+    fn check(&self) {
+        let links = self.signals.iter().filter(|seen| !matches!(seen, Seen::Message(..)));
+        let links: Vec<_> = links.copied().collect();
+        // A link that is back may be lost again at once, but says all three each time.
+        for (position, seen) in links.iter().enumerate() {
+            if *seen == Seen::Live {
+                assert_eq!(links.get(position + 1), Some(&Seen::Gap), "a gap behind each Live");
+            }
+        }
+        let last = links.iter().rev().find(|seen| **seen != Seen::Gap);
+        assert_eq!(last, Some(&Seen::Live), "it ends live");
+        for (origin, acknowledged) in &self.acknowledged {
+            self.check_origin(*origin, acknowledged);
+        }
+    }
+
+    /// Between two messages that were received, what was acknowledged is missing only where a gap
+    /// was reported; so it is behind the last one.
+    fn check_origin(&self, origin: Origin, acknowledged: &[u64]) {
+        assert!(acknowledged.len() > 100, "the writer was at work");
+        let (mut last, mut is_gap) = (0, false);
+        let missing = |from: u64, to: u64| {
+            let lost = acknowledged.iter().find(|number| from < **number && **number < to);
+            lost.copied()
+        };
+        for seen in &self.signals {
+            match *seen {
+                Seen::Gap => is_gap = true,
+                Seen::Message(from, number) if from == origin => {
+                    assert!(number > last, "{number} behind {last}");
+                    let lost = missing(last, number);
+                    assert!(is_gap || lost.is_none(), "{lost:?} is lost without a word");
+                    (last, is_gap) = (number, false);
+                }
+                _ => {}
+            }
+        }
+        let lost = missing(last, u64::MAX);
+        assert!(is_gap || lost.is_none(), "{lost:?} is lost at the end");
+    }
+}

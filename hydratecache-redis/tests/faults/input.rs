@@ -1,0 +1,228 @@
+//! Bad input: what must not be sent, what arrives broken, and times that cannot be right.
+
+use std::time::{Duration, SystemTime};
+
+use fred::prelude::{Builder, Client, ClientLike, PubsubInterface};
+use fred::types::config::Config;
+use hydratecache::cache::{Hydration, Replica};
+use hydratecache::{Channel, ErrorKind, Event, RejectionReason, Signal, Ttl, wire};
+use hydratecache_redis::{RedisConfig, RedisTransport};
+use hydratecache_testkit::broker::Broker;
+use hydratecache_testkit::proxy::FaultProxy;
+use futures::StreamExt;
+
+use crate::support::{
+    Listener, Writer, admin, fence, in_time, millis, redis, secs, topic, until,
+};
+
+#[tokio::test]
+async fn a_payload_at_the_limit_is_delivered_and_one_over_is_not_even_sent() {
+    let broker = redis().await;
+    for limit in [100, 4 << 20] {
+        let config = RedisConfig::from_url(broker.url()).expect("legal");
+        let transport = config.with_max_payload_bytes(limit).connect().await.expect("connects");
+        let mut listener = Listener::on(&transport, &topic("users")).await;
+        let mut writer = Writer::new(&transport, &topic("users"));
+        writer.send_batch(1, limit).await.expect("at the limit");
+        assert_eq!(listener.message().await.payload().len(), limit);
+        let error = writer.send_batch(1, limit + 1).await.expect_err("one over");
+        assert_eq!(error.kind(), ErrorKind::PayloadTooLarge, "{error}");
+        let fence = fence(&transport).await;
+        assert!(listener.before(fence).await.is_empty(), "nothing was sent");
+    }
+}
+
+/// Somebody who publishes without this crate.
+async fn stranger(broker: &Broker) -> Client {
+    let config = Config::from_url(broker.url()).expect("legal");
+    let client = Builder::from_config(config).build().expect("builds");
+    client.init().await.expect("connects");
+    client
+}
+
+#[tokio::test]
+async fn whatever_arrives_broken_is_rejected_and_the_stream_goes_on() {
+    let broker = redis().await;
+    let config = RedisConfig::from_url(broker.url()).expect("legal").with_max_payload_bytes(1 << 20);
+    let transport = config.connect().await.expect("connects");
+    let mut listener = Listener::on(&transport, &topic("users")).await;
+    let mut writer = Writer::new(&transport, &topic("users"));
+    let stranger = stranger(&broker).await;
+    for (what, body) in broken(&mut writer) {
+        stranger.publish::<(), _, _>("users", body.as_slice()).await.expect("Redis takes anything");
+        let rejected = listener.next(format!("the rejection, {what}"), secs(2)).await;
+        let Signal::Rejected(rejection) = rejected else { panic!("{what}: {rejected:?}") };
+        if what == "too large" {
+            assert!(matches!(rejection.reason(), RejectionReason::TooLarge { .. }), "{rejection:?}");
+        }
+        let sent = writer.send().await.expect("published");
+        listener.numbers([sent]).await;
+    }
+    stranger.quit().await.expect("ends");
+}
+
+/// Bodies that no subscriber can use.
+fn broken(writer: &mut Writer) -> Vec<(&'static str, Vec<u8>)> {
+    let good = wire::encode(&writer.message(8), None).to_vec();
+    let with_version = |version: u8| {
+        let at = good.windows(2).position(|field| field == [0, 1]).expect("the version's field");
+        [&good[..=at], &[version], &good[at + 2..]].concat()
+    };
+    // A field that nobody knows, whose value is the bomb: it must be skipped, and is looked at.
+    let unknown_field = |value: &[u8]| [&[0xa3, 0, 1, 1, 2, 0x18, 0x63], value].concat();
+    vec![
+        ("empty", vec![]),
+        ("text", b"hello".to_vec()),
+        ("bytes that are not UTF-8", vec![0xff, 0xfe, 0x80, 0x00]),
+        ("cut off", good[..good.len() - 1].to_vec()),
+        ("cut off at the start", good[..1].to_vec()),
+        ("trailing bytes", [&good[..], &[0]].concat()),
+        ("version 2", with_version(2)),
+        ("depth 100,000", unknown_field(&[0x81; 100_000])),
+        ("depth 100,000, indefinite", unknown_field(&[0x9f; 100_000])),
+        ("length 2^63", unknown_field(&[&[0x5b, 0x80][..], &[0; 7]].concat())),
+        ("a map of 2^63 pairs", [&[0xbb, 0x80][..], &[0; 7]].concat()),
+        ("too large", vec![0xa1; 3 << 20]),
+    ]
+}
+
+#[tokio::test]
+async fn a_topic_gets_the_same_answer_from_publish_and_subscribe() {
+    let broker = redis().await;
+    let transport = RedisTransport::connect(broker.url()).await.expect("connects");
+    let (long, longest, too_long) = ("x".repeat(64), "x".repeat(200), "x".repeat(300));
+    let illegal = [
+        "", "*", ">", "a*", "a.>", "a\0b", "^.*", "\";--", "..", ".a", "a b", "a\r\nPING\r\n", "é",
+        "[ab]", "a?", "__keyspace@0__:a", "__keyevent@0__:del", &too_long,
+    ];
+    for name in illegal {
+        let error = Channel::<u32>::new(transport.clone(), name).expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::InvalidTopic, "{error}");
+    }
+    let legal = [
+        "a", "-", ":", "/", "a/b:c_d-e.f", "QUIT", "__redis__:invalidate", "__redis__",
+        "__sentinel__:hello", "__keyspace", &long, &longest,
+    ];
+    let mut listening = Vec::new();
+    for name in legal {
+        let channel = Channel::<u32>::new(transport.clone(), name).expect(name);
+        let updates = channel.subscribe().await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        listening.push((channel, updates));
+    }
+    for (number, (channel, _)) in (0..).zip(&listening) {
+        channel.publish("key", &number).await.expect("published");
+    }
+    for (number, (channel, updates)) in (0_u32..).zip(&mut listening) {
+        let event = in_time(channel.topic(), secs(2), updates.next()).await;
+        let Some(Event::Update(update)) = event else { panic!("{}: {event:?}", channel.topic()) };
+        assert_eq!(update.value(), Some(&number), "{}", channel.topic());
+    }
+}
+
+const HOUR: Duration = secs(3600);
+
+/// A replica, and a channel that writes to it.
+struct Replicated {
+    _broker: Broker,
+    proxy: FaultProxy,
+    writes: Channel<u32>,
+    replica: Replica<u32>,
+    hydration: Hydration<u32>,
+}
+
+impl Replicated {
+    async fn new() -> Self {
+        let broker = redis().await;
+        let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
+        let writer = RedisTransport::connect(broker.url()).await.expect("connects");
+        let reader = RedisTransport::connect(&format!("redis://{}", proxy.addr())).await;
+        let reader = reader.expect("connects through the proxy");
+        let writes = Channel::new(writer, "users").expect("legal");
+        let reads = Channel::<u32>::new(reader, "users").expect("legal");
+        let replica = Replica::new();
+        let hydration = reads.hydrate(replica.clone()).await.expect("subscribes");
+        Self { _broker: broker, proxy, writes, replica, hydration }
+    }
+
+    async fn put(&self, key: &str, value: u32, start: SystemTime, duration: Duration) {
+        let ttl = Ttl::new(start, duration).expect("legal");
+        self.writes.put(key, &value).ttl(ttl).await.expect("published");
+    }
+
+    async fn caught_up(&self) {
+        in_time("the replica", secs(5), self.hydration.caught_up()).await.expect("caught up");
+    }
+
+    fn value(&self, key: &str) -> Option<u32> {
+        self.replica.get(key).as_deref().copied()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_senders_clock_that_is_ahead_lengthens_no_life_and_is_counted() {
+    let replicated = Replicated::new().await;
+    let ahead = SystemTime::now() + HOUR;
+    replicated.put("short", 1, ahead, millis(500)).await;
+    replicated.put("long", 2, ahead, HOUR).await;
+    replicated.caught_up().await;
+    assert_eq!(replicated.hydration.stats().from_the_future, 2);
+    assert_eq!((replicated.value("short"), replicated.value("long")), (Some(1), Some(2)));
+    let ended = async || replicated.value("short").is_none();
+    until("half a second of life to end", secs(1), ended).await;
+    assert_eq!(replicated.value("long"), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_senders_clock_that_is_behind_shortens_lives_and_never_inserts_the_dead() {
+    let replicated = Replicated::new().await;
+    let behind = SystemTime::now() - HOUR;
+    replicated.writes.publish("resident", &1).await.expect("published");
+    replicated.caught_up().await;
+    assert_eq!(replicated.value("resident"), Some(1));
+    replicated.put("resident", 2, behind, HOUR / 2).await;
+    replicated.put("new", 3, behind, HOUR).await;
+    replicated.put("alive", 4, behind, 2 * HOUR).await;
+    replicated.caught_up().await;
+    let values = ["resident", "new", "alive"].map(|key| replicated.value(key));
+    assert_eq!(values, [None, None, Some(4)]);
+    let stats = replicated.hydration.stats();
+    assert_eq!((stats.expired_in_flight, stats.from_the_future), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_life_that_ends_on_the_way_invalidates_and_is_never_inserted() {
+    let replicated = Replicated::new().await;
+    replicated.writes.publish("resident", &1).await.expect("published");
+    replicated.caught_up().await;
+    replicated.proxy.delay(millis(400), millis(0));
+    for key in ["resident", "new"] {
+        replicated.put(key, 2, SystemTime::now(), millis(200)).await;
+    }
+    let end = async || replicated.hydration.stats().expired_in_flight == 2;
+    let never = async || {
+        assert_ne!(replicated.value("resident"), Some(2));
+        assert_eq!(replicated.value("new"), None);
+        end().await
+    };
+    until("both to arrive", secs(3), never).await;
+    replicated.caught_up().await;
+    assert_eq!((replicated.value("resident"), replicated.value("new")), (None, None));
+}
+
+/// Many bad bodies cost no more than as many good ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_garbage_hides_no_message() {
+    let broker = redis().await;
+    let transport = RedisTransport::connect(broker.url()).await.expect("connects");
+    let mut listener = Listener::on(&transport, &topic("users")).await;
+    let mut writer = Writer::new(&transport, &topic("users"));
+    let script = "for i = 1, 500 do redis.call('publish', 'users', 'garbage') end";
+    for round in 1..=20 {
+        admin(&broker, &["EVAL", script, "0"]).await;
+        writer.send().await.expect("published");
+        let fence = fence(&transport).await;
+        let signals = listener.before(fence).await;
+        let rejected = signals.iter().filter(|signal| matches!(signal, Signal::Rejected(_))).count();
+        assert_eq!((rejected, signals.len()), (500, 501), "round {round}");
+    }
+}

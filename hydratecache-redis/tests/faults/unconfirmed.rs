@@ -1,0 +1,138 @@
+//! The link is cut before a subscription is confirmed, or a publish acknowledged.
+
+use futures::future::join;
+use hydratecache::{ErrorKind, Signal, Transport};
+use hydratecache_redis::{RedisConfig, RedisTransport};
+use hydratecache_testkit::proxy::{Direction, FaultProxy, Needle};
+
+use crate::support::{
+    Listener, Writer, admin, fence, in_time, millis, number, redis, secs, topic, until,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_cut_before_its_proof_is_an_error_or_hears_everything() {
+    let broker = redis().await;
+    let near = RedisTransport::connect(broker.url()).await.expect("connects");
+    for (needle, direction, fate) in [
+        ("SUBSCRIBE", Direction::ToServer, Needle::Withheld),
+        ("SUBSCRIBE", Direction::ToServer, Needle::Forwarded),
+        ("users\r\n", Direction::ToServer, Needle::Forwarded),
+        ("\nsubscribe\r\n", Direction::ToClient, Needle::Withheld),
+        ("INFO\r\n", Direction::ToServer, Needle::Forwarded),
+        (" sub=1 ", Direction::ToClient, Needle::Withheld),
+        (" sub=1 ", Direction::ToClient, Needle::Forwarded),
+    ] {
+        let case = format!("cut at {needle:?}, {direction:?}, {fate:?}");
+        let topic = topic("users");
+        let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
+        let far = RedisTransport::connect(&format!("redis://{}", proxy.addr())).await;
+        let far = far.expect("connects through the proxy");
+        proxy.cut_when_seen(needle.as_bytes(), direction, fate);
+        let healing = async {
+            let cut = proxy.wait_for(|stats| stats.fired >= 2);
+            in_time(format!("a second attempt, {case}"), secs(3), cut).await;
+            proxy.heal().expect("heals");
+        };
+        let subscribing = in_time(&case, secs(6), far.subscribe(topic.clone()));
+        let (subscription, ()) = join(subscribing, healing).await;
+        // It has the time to come through, so it must.
+        drop(subscription.unwrap_or_else(|error| panic!("{case}: {error}")));
+        let mut listener = Listener::on(&far, &topic).await;
+        let mut writer = Writer::new(&near, &topic);
+        writer.send().await.expect("published");
+        listener.numbers([1]).await;
+        far.close().await.expect("closes");
+        let counts = async || {
+            let count = admin(&broker, &["PUBSUB", "NUMSUB", "users"]).await;
+            count.convert::<(String, u64)>().expect("a count").1 == 0
+        };
+        until(format!("no subscription left, {case}"), secs(1), counts).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_whose_proof_is_always_cut_is_an_error_in_time() {
+    let broker = redis().await;
+    let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
+    let far = RedisTransport::connect(&format!("redis://{}", proxy.addr())).await;
+    let far = far.expect("connects through the proxy");
+    proxy.cut_when_seen(b" sub=1 ", Direction::ToClient, Needle::Withheld);
+    let subscribing = in_time("an error", millis(5500), far.subscribe(topic("users")));
+    let error = subscribing.await.expect_err("no proof ever arrives");
+    assert!(error.is_retryable(), "{error}");
+    proxy.heal().expect("heals");
+    Listener::on(&far, &topic("users")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publish_cut_before_its_answer_is_of_unknown_outcome_and_applied_at_most_once() {
+    let broker = redis().await;
+    let near = RedisTransport::connect(broker.url()).await.expect("connects");
+    let topic = topic("users");
+    let mut listener = Listener::on(&near, &topic).await;
+    for (needle, direction, fate, arrives) in [
+        ("PUBLISH", Direction::ToServer, Needle::Withheld, false),
+        (":1\r\n", Direction::ToClient, Needle::Withheld, true),
+    ] {
+        let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
+        let far = RedisTransport::connect(&format!("redis://{}", proxy.addr())).await;
+        let far = far.expect("connects through the proxy");
+        let mut writer = Writer::new(&far, &topic);
+        proxy.cut_when_seen(needle.as_bytes(), direction, fate);
+        let error = in_time("an error", secs(1), writer.send()).await.expect_err("no answer");
+        assert_eq!(error.kind(), ErrorKind::UnknownOutcome, "{error}");
+        proxy.heal().expect("heals");
+        in_time("a publish", secs(2), writer.send()).await.expect("published");
+        // Not even the one that was cut comes twice: two fences pass, and a reconnect.
+        let expected: &[u64] = if arrives { &[1, 2] } else { &[2] };
+        fence(&near).await;
+        let fence = fence(&near).await;
+        let signals = listener.before(fence).await;
+        let numbers: Vec<u64> = signals.iter().filter_map(received).collect();
+        assert_eq!(numbers, expected, "cut at {needle:?}");
+    }
+}
+
+/// Without its sequence a message that came twice would be seen twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_torn_apart_by_a_reset_are_applied_at_most_once_and_in_order() {
+    let broker = redis().await;
+    let near = RedisTransport::connect(broker.url()).await.expect("connects");
+    let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
+    let far = RedisConfig::from_url(&format!("redis://{}", proxy.addr())).expect("legal");
+    let far = far.connect().await.expect("connects through the proxy");
+    let topic = topic("users");
+    let mut listener = Listener::on(&near, &topic).await;
+    let (mut last, mut seen) = (0, 0);
+    for round in 0..10 {
+        proxy.reset_mid_frame(500 + 97 * round, Direction::ToServer);
+        let batch = (1..=20).map(|number: u64| unnumbered(last + number)).collect();
+        last += 20;
+        let publishing = in_time("an error", secs(1), far.publish(topic.clone(), batch));
+        let error = publishing.await.expect_err("the batch is longer than that");
+        assert_eq!(error.kind(), ErrorKind::UnknownOutcome, "{error}");
+        proxy.heal().expect("heals");
+        last += 1;
+        let whole = in_time("a publish", secs(2), far.publish(topic.clone(), vec![unnumbered(last)]));
+        whole.await.expect("published");
+        let fence = fence(&near).await;
+        for signal in listener.before(fence).await {
+            let number = received(&signal).expect("a message");
+            assert!(number > seen, "{number} after {seen}: twice, or out of order");
+            seen = number;
+        }
+        assert_eq!(seen, last, "what was acknowledged has arrived");
+    }
+}
+
+fn unnumbered(number: u64) -> hydratecache::Message {
+    let key = hydratecache::Key::new("key").expect("legal");
+    hydratecache::Message::put(key, number.to_be_bytes().to_vec().into())
+}
+
+fn received(signal: &Signal) -> Option<u64> {
+    match signal {
+        Signal::Message(message) => Some(number(message)),
+        _ => None,
+    }
+}
