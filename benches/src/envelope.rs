@@ -104,7 +104,7 @@ impl<'de> Deserialize<'de> for Payload {
     }
 }
 
-impl<'de> Visitor<'de> for Payload {
+impl Visitor<'_> for Payload {
     type Value = Self;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -128,8 +128,10 @@ impl Goal {
     fn value(self) -> String {
         match self {
             Self::None => "-".to_owned(),
-            Self::RatioAtLeast(value) | Self::RatioAtMost(value) => value.to_string(),
-            Self::OursAtLeast(value) | Self::OursAtMost(value) => value.to_string(),
+            Self::RatioAtLeast(value)
+            | Self::RatioAtMost(value)
+            | Self::OursAtLeast(value)
+            | Self::OursAtMost(value) => value.to_string(),
         }
     }
 
@@ -153,16 +155,19 @@ impl fmt::Display for Figure {
         let ratio = self.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.3}"));
         let outcome = if self.is_ok() { "ok" } else { "short" };
         let (ours, goal) = (number(self.ours), self.goal.value());
-        writeln!(f, "bench: {name} ours={ours} {unit} raw={raw} ratio={ratio} goal={goal} {outcome}")?;
+        writeln!(
+            f,
+            "bench: {name} ours={ours} {unit} raw={raw} ratio={ratio} goal={goal} {outcome}"
+        )?;
         write!(f, "bench-spread: {name} {}", self.details().join("; "))
     }
 }
 
 impl Figure {
     fn details(&self) -> Vec<String> {
-        let spread = self.spread.map(|(least, most)| {
-            format!("ratios {least:.3}..{most:.3} in {} rounds", self.rounds)
-        });
+        let spread = self
+            .spread
+            .map(|(least, most)| format!("ratios {least:.3}..{most:.3} in {} rounds", self.rounds));
         let note = Some(self.note.clone()).filter(|note| !note.is_empty());
         let broken = self.broken.iter().map(|what| format!("NOT: {what}"));
         spread.into_iter().chain(self.goal.words()).chain(broken).chain(note).collect()
@@ -184,7 +189,8 @@ mod tests {
 
     #[test]
     fn a_figure_is_one_line_that_scripts_can_read() {
-        let figure = Figure::of_values("reads", "ns", 30.0, Some(40.0)).with_goal(Goal::RatioAtMost(0.7));
+        let figure =
+            Figure::of_values("reads", "ns", 30.0, Some(40.0)).with_goal(Goal::RatioAtMost(0.7));
         let shown = figure.to_string();
         let line = shown.lines().next().expect("two lines");
         assert_eq!(line, "bench: reads ours=30.0 ns raw=40.0 ns ratio=0.750 goal=0.7 short");
@@ -192,7 +198,8 @@ mod tests {
 
     #[test]
     fn a_broken_requirement_is_short_whatever_the_goal() {
-        let figure = Figure::of_values("stale", "keys", 0.0, Some(9.0)).with_goal(Goal::OursAtMost(0.0));
+        let figure =
+            Figure::of_values("stale", "keys", 0.0, Some(9.0)).with_goal(Goal::OursAtMost(0.0));
         assert!(figure.is_ok());
         let broken = figure.requiring(false, "a gap was seen");
         assert!(!broken.is_ok() && broken.to_string().contains("NOT: a gap was seen"));

@@ -123,6 +123,13 @@ impl CpuTime {
     }
 }
 
+/// The CPU time of all threads of this process so far.
+#[must_use]
+pub fn process_cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.try_into().unwrap_or_default()
+}
+
 /// Repeats `pass`, of that many operations, until `round` is over. Nanoseconds of CPU time per
 /// operation.
 pub fn nanoseconds(round: Duration, operations: usize, mut pass: impl FnMut()) -> f64 {

@@ -23,12 +23,11 @@ impl Server {
     /// # Errors
     /// If it cannot be started, or its URL is not `redis://`.
     pub async fn find() -> Result<Self> {
-        let (url, own) = match std::env::var(URL_VARIABLE) {
-            Ok(url) => (url, None),
-            Err(_) => {
-                let broker = Broker::start(Kind::Redis).await.context("starting a Redis server")?;
-                (broker.url().to_owned(), Some(broker))
-            }
+        let (url, own) = if let Ok(url) = std::env::var(URL_VARIABLE) {
+            (url, None)
+        } else {
+            let broker = Broker::start(Kind::Redis).await.context("starting a Redis server")?;
+            (broker.url().to_owned(), Some(broker))
         };
         let url = Url::parse(&url).context("the Redis URL is not legal")?;
         // A fault proxy has another name than a certificate says.

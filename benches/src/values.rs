@@ -89,7 +89,15 @@ mod tests {
 
     #[test]
     fn the_sizes_are_those_that_the_figures_name() {
-        assert!((246..=266).contains(&encoded_bytes(&Product::nth(7))), "{}", encoded_bytes(&Product::nth(7)));
-        assert!((75..=85).contains(&encoded_bytes(&Session::nth(7))), "{}", encoded_bytes(&Session::nth(7)));
+        assert!(
+            (246..=266).contains(&encoded_bytes(&Product::nth(7))),
+            "{}",
+            encoded_bytes(&Product::nth(7))
+        );
+        assert!(
+            (75..=85).contains(&encoded_bytes(&Session::nth(7))),
+            "{}",
+            encoded_bytes(&Session::nth(7))
+        );
     }
 }

@@ -100,20 +100,22 @@ impl Drop for Connection {
     }
 }
 
-/// Asks for a sign of life.
+/// Asks for a sign of life, where every command has a reply of its own.
 pub(crate) async fn ping(client: Client, address: Arc<str>, limit: Duration) -> Result<()> {
     match timeout(limit, client.ping::<Value>(None)).await {
         Ok(Ok(_)) => Ok(()),
         // A user who may not PING is told so, in order: as good a sign as PONG.
         Ok(Err(error)) if is_denied(&error) => Ok(()),
         Ok(Err(error)) => Err(from_fred(Attempt::Fence, &address, &error)),
-        Err(_) => Err(Error::new(
-            ErrorKind::Timeout,
-            format!(
-                "Redis at {address} gave no sign of life for {limit:?}; the link is taken as lost"
-            ),
-        )),
+        Err(_) => Err(no_sign_of_life(&address, limit)),
     }
+}
+
+pub(crate) fn no_sign_of_life(address: &str, limit: Duration) -> Error {
+    Error::new(
+        ErrorKind::Timeout,
+        format!("Redis at {address} gave no sign of life for {limit:?}; the link is taken as lost"),
+    )
 }
 
 /// The pauses between attempts to connect, without end: from 50 ms to half a second, so that a

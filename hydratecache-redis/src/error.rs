@@ -37,6 +37,12 @@ fn kind(attempt: Attempt, error: &FredError) -> ErrorKind {
         return ErrorKind::Denied;
     }
     match (error.kind(), attempt) {
+        (FredKind::Unknown, Attempt::Publish) if error.details() == DROPPED => {
+            ErrorKind::UnknownOutcome
+        }
+        (FredKind::Unknown, _) if [DROPPED, NOT_TAKEN].contains(&error.details()) => {
+            ErrorKind::Unavailable
+        }
         (FredKind::Timeout | FredKind::IO | FredKind::Canceled, Attempt::Publish) => {
             ErrorKind::UnknownOutcome
         }
@@ -46,6 +52,20 @@ fn kind(attempt: Attempt, error: &FredError) -> ErrorKind {
         }
         (FredKind::Config | FredKind::Url, _) => ErrorKind::InvalidInput,
         _ => ErrorKind::Broker,
+    }
+}
+
+/// So fred says that a command was dropped with its connection.
+const DROPPED: &str = "channel closed";
+
+/// So fred refuses what is asked of a connection that has ended.
+const NOT_TAKEN: &str = "Failed to send command to router.";
+
+/// Whether the error is not the server's answer.
+pub(crate) fn is_of_the_link(error: &FredError) -> bool {
+    match error.kind() {
+        FredKind::IO | FredKind::Canceled | FredKind::Timeout | FredKind::Protocol => true,
+        _ => [DROPPED, NOT_TAKEN].contains(&error.details()),
     }
 }
 

@@ -7,27 +7,45 @@ use std::time::Duration;
 use bytes::Bytes;
 use fred::clients::Client;
 use fred::error::Error as FredError;
-use fred::interfaces::PubsubInterface;
+use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
+use fred::types::config::Server;
 use hydratecache::{Error, ErrorKind, Result, Topic};
-use tokio::sync::{Mutex, watch};
-use tokio::task::coop::unconstrained;
-use tokio::time::{Instant, sleep, timeout_at};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Mutex, broadcast, watch};
+use tokio::task::coop::{consume_budget, unconstrained};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::channel_name::channel_name;
 use crate::connection::{Connection, Connector, LONGEST_PAUSE, backoff, ping};
 use crate::error::{Attempt, from_fred};
 
+/// How long a close waits for the answers to what was sent.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
 /// Where publishes go.
 pub(crate) struct Publisher {
-    /// The connected client, while there is one.
-    client: watch::Receiver<Option<Client>>,
+    link: watch::Receiver<Option<Link>>,
     address: Arc<str>,
     limit: Duration,
     /// Those who found no connection wait here in order; who comes after them queues behind.
     waiting: AtomicUsize,
     turns: Mutex<()>,
-    _keeper: Option<AbortOnDropHandle<()>>,
+    under_way: TaskTracker,
+    /// From then on nobody waits for a connection.
+    closing: CancellationToken,
+    /// From then on there is none.
+    closed: CancellationToken,
+    _keeper: AbortOnDropHandle<()>,
+}
+
+/// A client that is connected, as far as is known.
+#[derive(Clone)]
+struct Link {
+    client: Client,
+    /// fred answers what is under way when a connection ends, but not what is asked after that.
+    lost: CancellationToken,
 }
 
 /// How the publishing connection is kept.
@@ -45,36 +63,79 @@ impl Publisher {
         address: Arc<str>,
         limit: Duration,
     ) -> Self {
-        let (sender, client) = watch::channel(Some(connection.client.clone()));
-        let keeper = keep_up(connection, upkeep, address.clone(), sender);
-        Self::new(client, address, limit, Some(AbortOnDropHandle::new(tokio::spawn(keeper))))
+        let closed = CancellationToken::new();
+        let link = Link { client: connection.client.clone(), lost: closed.child_token() };
+        let (sender, link) = watch::channel(Some(link));
+        let keeper = keep_up(connection, upkeep, address.clone(), sender, closed.clone());
+        Self::new(link, address, limit, closed, keeper)
     }
 
     /// Publishes over a client whose connection is somebody else's care.
     pub(crate) fn borrowed(client: Client, address: Arc<str>, limit: Duration) -> Self {
-        Self::new(watch::channel(Some(client)).1, address, limit, None)
+        let closed = CancellationToken::new();
+        let (lost, made) = (client.error_rx(), client.reconnect_rx());
+        let is_connected = client.is_connected();
+        // fred sends what was under way again, and answers it then: only a close ends the wait.
+        let link = Link { client, lost: closed.child_token() };
+        let (sender, receiver) = watch::channel(is_connected.then(|| link.clone()));
+        Self::new(receiver, address, limit, closed, follow(link, lost, made, sender))
     }
 
     fn new(
-        client: watch::Receiver<Option<Client>>,
+        link: watch::Receiver<Option<Link>>,
         address: Arc<str>,
         limit: Duration,
-        keeper: Option<AbortOnDropHandle<()>>,
+        closed: CancellationToken,
+        keeper: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
-        let (waiting, turns) = (AtomicUsize::new(0), Mutex::new(()));
-        Self { client, address, limit, waiting, turns, _keeper: keeper }
+        let until_closed = closed.clone();
+        let keeper = async move {
+            let _ = until_closed.run_until_cancelled(keeper).await;
+        };
+        Self {
+            link,
+            address,
+            limit,
+            waiting: AtomicUsize::new(0),
+            turns: Mutex::new(()),
+            under_way: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            closed,
+            _keeper: AbortOnDropHandle::new(tokio::spawn(keeper)),
+        }
     }
 
     /// Publishes `bodies` in order. With a connection they are on their way after the first poll.
     pub(crate) async fn publish(&self, topic: &Topic, bodies: Vec<Bytes>) -> Result<()> {
+        let _under_way = self.under_way.token();
+        // The first poll decides the order, so Tokio's budget must not turn it into a pause; a
+        // loop of publishes that fail at once still has to let others run.
+        let answer = unconstrained(self.publish_now(topic, bodies)).await;
+        consume_budget().await;
+        answer
+    }
+
+    /// Waits for the answers to what was sent, for a second at most, and ends the connection.
+    ///
+    /// # Cancel safety
+    /// Once polled, the connection ends even if the future is dropped.
+    pub(crate) async fn close(&self) {
+        let _ends = self.closed.clone().drop_guard();
+        self.closing.cancel();
+        self.under_way.close();
+        // Whoever is still under way then is answered by the end of the connection.
+        let _ = timeout(ANSWER_LIMIT, self.under_way.wait()).await;
+    }
+
+    async fn publish_now(&self, topic: &Topic, bodies: Vec<Bytes>) -> Result<()> {
         let channel = channel_name(topic);
         let deadline = Instant::now() + self.limit;
-        let client = self.client.borrow().clone();
+        let link = self.link.borrow().clone();
         let nobody_waits = self.waiting.load(Ordering::SeqCst) == 0;
-        let Some(client) = client.filter(|_| nobody_waits) else {
+        let Some(link) = link.filter(|_| nobody_waits) else {
             return self.publish_in_turn(channel, bodies, deadline).await;
         };
-        self.answer(deadline, send(client, channel, bodies)).await
+        self.answer(deadline, &link.lost, send(link.client, channel, bodies)).await
     }
 
     /// Waits for a connection behind those who wait already, and hands over in that order.
@@ -85,41 +146,56 @@ impl Publisher {
         deadline: Instant,
     ) -> Result<()> {
         let waiting = Waiting::begin(&self.waiting);
-        let turn = timeout_at(deadline, self.turns.lock()).await.map_err(|_| self.unavailable())?;
-        let mut connected = self.client.clone();
-        let client = timeout_at(deadline, connected.wait_for(Option::is_some)).await;
-        let client = client.ok().and_then(|client| client.ok().and_then(|client| client.clone()));
-        let mut sending =
-            Box::pin(send(client.ok_or_else(|| self.unavailable())?, channel, bodies));
+        let connected = async {
+            let turn = self.turns.lock().await;
+            let link = self.link.clone().wait_for(Option::is_some).await.ok()?.clone()?;
+            Some((turn, link))
+        };
+        let connected = tokio::select! {
+            biased;
+            () = self.closing.cancelled() => return Err(self.was_closed()),
+            connected = timeout_at(deadline, connected) => connected.ok().flatten(),
+        };
+        let (turn, link) = connected.ok_or_else(|| self.unavailable())?;
+        let mut sending = Box::pin(send(link.client, channel, bodies));
         // Handed over by the first poll; the answer is not waited for in turn.
         if let std::task::Poll::Ready(answer) = futures::poll!(&mut sending) {
             return answer.map_err(|error| self.failed(&error));
         }
         drop(turn);
         drop(waiting);
-        self.answer(deadline, sending).await
+        self.answer(deadline, &link.lost, sending).await
     }
 
     async fn answer(
         &self,
         deadline: Instant,
+        lost: &CancellationToken,
         sending: impl Future<Output = Result<(), FredError>>,
     ) -> Result<()> {
-        match timeout_at(deadline, sending).await {
-            Ok(answer) => answer.map_err(|error| self.failed(&error)),
-            Err(_) => Err(Error::new(
-                ErrorKind::UnknownOutcome,
-                format!(
-                    "publishing to Redis at {}: no answer within {:?}; it may have been sent, and \
-                     sending it again is harmless",
-                    self.address, self.limit
-                ),
-            )),
+        tokio::select! {
+            biased;
+            answer = sending => answer.map_err(|error| self.failed(&error)),
+            () = lost.cancelled() => Err(self.unknown_outcome("the link was lost before the answer")),
+            () = sleep_until(deadline) => {
+                Err(self.unknown_outcome(format_args!("no answer within {:?}", self.limit)))
+            }
         }
     }
 
     fn failed(&self, error: &FredError) -> Error {
         from_fred(Attempt::Publish, &self.address, error)
+    }
+
+    fn unknown_outcome(&self, what: impl std::fmt::Display) -> Error {
+        let address = &self.address;
+        Error::new(
+            ErrorKind::UnknownOutcome,
+            format!(
+                "publishing to Redis at {address}: {what}; it may have been sent, and sending it \
+                 again is harmless"
+            ),
+        )
     }
 
     fn unavailable(&self) -> Error {
@@ -128,6 +204,17 @@ impl Publisher {
             format!(
                 "publishing to Redis at {}: no connection within {:?}; nothing was sent",
                 self.address, self.limit
+            ),
+        )
+    }
+
+    fn was_closed(&self) -> Error {
+        Error::new(
+            ErrorKind::Closed,
+            format!(
+                "publishing to Redis at {}: the transport was closed while there was no \
+                 connection; nothing was sent",
+                self.address
             ),
         )
     }
@@ -141,9 +228,8 @@ async fn send(client: Client, channel: String, mut bodies: Vec<Bytes>) -> Result
     }
     let pipeline = client.pipeline();
     for body in bodies {
-        // Resolves at once, for it only queues; Tokio's budget must not turn that into a pause,
-        // in which a later batch could overtake this one.
-        unconstrained(pipeline.publish::<(), _, _>(channel.as_str(), body)).await?;
+        // Resolves at once, for it only queues.
+        pipeline.publish::<(), _, _>(channel.as_str(), body).await?;
     }
     let answers = pipeline.try_all::<i64>().await;
     answers.into_iter().try_for_each(|answer| answer.map(drop))
@@ -169,15 +255,43 @@ async fn keep_up(
     mut connection: Connection,
     upkeep: Upkeep,
     address: Arc<str>,
-    current: watch::Sender<Option<Client>>,
+    current: watch::Sender<Option<Link>>,
+    closed: CancellationToken,
 ) {
     loop {
         let why = watch_over(&mut connection, &upkeep, &address).await;
         tracing::warn!(messaging.system = "redis", %why, "publishing connection lost");
-        current.send_replace(None);
+        let lost = current.send_replace(None);
         drop(connection);
+        if let Some(link) = lost {
+            link.lost.cancel();
+        }
         connection = reconnect(&upkeep.connector).await;
-        current.send_replace(Some(connection.client.clone()));
+        let (client, lost) = (connection.client.clone(), closed.child_token());
+        current.send_replace(Some(Link { client, lost }));
+    }
+}
+
+/// Follows a client that somebody else keeps connected. What is published while it is not would
+/// wait in the client, without a bound, and be sent long after its publisher gave up.
+async fn follow(
+    link: Link,
+    mut lost: broadcast::Receiver<(FredError, Option<Server>)>,
+    mut made: broadcast::Receiver<Server>,
+    current: watch::Sender<Option<Link>>,
+) {
+    loop {
+        tokio::select! {
+            biased;
+            error = lost.recv() => match error {
+                Err(RecvError::Closed) => return,
+                _ => current.send_replace(None),
+            },
+            server = made.recv() => match server {
+                Err(RecvError::Closed) => return,
+                _ => current.send_replace(Some(link.clone())),
+            },
+        };
     }
 }
 

@@ -1,6 +1,7 @@
 //! The subscribing connection: one task owns it, proves every subscription on it, and distributes
 //! what arrives.
 
+mod exchange;
 mod proof;
 mod routes;
 
@@ -17,12 +18,14 @@ use hydratecache::wire::{self, Rejection, RejectionReason};
 use hydratecache::{Error, ErrorKind, Fence, Gap, Kind, Result, Subscription, Topic};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::channel_name::channel_name;
-use crate::connection::{Connection, Connector, LONGEST_PAUSE, backoff, ping};
+use crate::connection::{Connection, Connector, LONGEST_PAUSE, backoff, no_sign_of_life};
+use crate::error::{Attempt, from_fred};
 use crate::publisher::Publisher;
-use proof::{Outcome, Probes, Proving};
+use exchange::Exchange;
+use proof::{Outcome, Probes, Proving, Way};
 use routes::Routes;
 
 /// How many messages may wait between fred's reader and our task, which drains it all the time.
@@ -77,6 +80,7 @@ enum End {
 /// What belongs to one connection and ends with it.
 struct Session {
     connection: Connection,
+    exchange: Arc<Exchange>,
     pushes: broadcast::Receiver<Push>,
     /// How many subscriptions the server counts on this connection.
     count: usize,
@@ -87,6 +91,8 @@ struct Session {
     proving: Option<Proving>,
     echo: Option<Echo>,
     waiting_for_fence: Vec<oneshot::Sender<Result<Fence>>>,
+    /// The latest that was echoed: topics that were not proven then get it once they are.
+    passed: Option<Fence>,
     ping_at: Instant,
 }
 
@@ -138,6 +144,7 @@ impl Subscriber {
         Session {
             // Before anything is subscribed, so that no message is missed.
             pushes: connection.client.message_rx(),
+            exchange: Arc::new(Exchange::on(connection.client.clone())),
             connection,
             count: 0,
             unproven: self.routes.topics().collect(),
@@ -146,6 +153,7 @@ impl Subscriber {
             proving: None,
             echo: None,
             waiting_for_fence: Vec::new(),
+            passed: None,
             ping_at: Instant::now() + self.settings.ping_interval,
         }
     }
@@ -212,25 +220,27 @@ impl Subscriber {
         }
         if !session.surplus.is_empty() {
             let surplus = std::mem::take(&mut session.surplus);
-            session.proving = Some(Proving::unsubscribe(&session.connection.client, surplus));
+            session.proving = Some(Proving::unsubscribe(self.way(session), surplus));
             return;
         }
         self.asking.retain(|(_, reply)| !reply.is_closed());
-        let mut topics: HashSet<Topic> =
-            self.asking.iter().map(|(topic, _)| topic.clone()).collect();
+        let mut topics: HashSet<Topic> = self.asking.iter().map(|(topic, _)| topic.clone()).collect();
         if session.retry_at.is_none() {
             topics.extend(session.unproven.iter().cloned());
         }
         if !topics.is_empty() {
             let topics = topics.into_iter().collect();
-            let way = proof::Way {
-                client: session.connection.client.clone(),
-                publisher: self.publisher.clone(),
-                probes: self.probes.clone(),
-                address: self.settings.address.clone(),
-                limit: self.settings.subscribe_limit,
-            };
-            session.proving = Some(Proving::subscribe(way, topics, session.count));
+            session.proving = Some(Proving::subscribe(self.way(session), topics, session.count));
+        }
+    }
+
+    fn way(&self, session: &Session) -> Way {
+        Way {
+            exchange: session.exchange.clone(),
+            publisher: self.publisher.clone(),
+            probes: self.probes.clone(),
+            address: self.settings.address.clone(),
+            limit: self.settings.subscribe_limit,
         }
     }
 
@@ -267,6 +277,9 @@ impl Subscriber {
         if session.unproven.remove(topic) {
             if let Some(fanout) = self.routes.fanout(topic) {
                 fanout.live(Some(Gap::Unknown));
+                if let Some(fence) = session.passed {
+                    fanout.fenced(fence);
+                }
             }
         } else if self.asking.iter().any(|(asked, _)| asked == topic) {
             self.routes.insert(topic, Fanout::new(self.settings.queue_bytes));
@@ -297,9 +310,15 @@ impl Subscriber {
     /// One echo answers all who asked before it was sent, and is the sign of life too.
     fn echo(&mut self, session: &mut Session) {
         self.fences += 1;
-        let client = session.connection.client.clone();
         let fence = Fence::new(self.fences, Instant::now());
-        let reply = ping(client, self.settings.address.clone(), self.settings.ping_limit);
+        let (address, limit) = (self.settings.address.clone(), self.settings.ping_limit);
+        let exchange = session.exchange.clone();
+        let reply = async move {
+            match timeout(limit, exchange.echo()).await {
+                Ok(echo) => echo.map_err(|error| from_fred(Attempt::Fence, &address, &error)),
+                Err(_) => Err(no_sign_of_life(&address, limit)),
+            }
+        };
         session.ping_at = Instant::now() + self.settings.ping_interval;
         let waiting = std::mem::take(&mut session.waiting_for_fence);
         session.echo = Some(Echo { fence, waiting, reply: reply.boxed() });
@@ -311,6 +330,7 @@ impl Subscriber {
             return;
         };
         self.drain(&mut session.pushes);
+        session.passed = Some(echo.fence);
         for (topic, fanout) in self.routes.iter() {
             if !session.unproven.contains(topic) {
                 fanout.fenced(echo.fence);

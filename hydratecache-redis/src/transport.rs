@@ -7,7 +7,7 @@ use std::time::Duration;
 use fred::clients::Client;
 use fred::interfaces::ClientLike;
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join};
 use hydratecache::{
     Error, ErrorKind, Fence, FenceScope, Limits, Message, Result, Subscription, Topic, Transport,
     wire,
@@ -194,7 +194,7 @@ impl Transport for RedisTransport {
         async move {
             let open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(open) = open {
-                open.task.end(&open.commands).await;
+                join(open.task.end(&open.commands), open.publisher.close()).await;
             }
             Ok(())
         }

@@ -26,7 +26,8 @@ pub(super) fn overhead() -> Result<Figure> {
     anyhow::ensure!(replica.len() == ENTRIES && map.len() == ENTRIES, "all are there");
 
     let content: usize = names.iter().map(|name| name.len() + size_of::<Value>()).sum();
-    let overhead = |bytes: i64| Result::<_>::Ok(per(usize::try_from(bytes)? - content) / per(ENTRIES));
+    let overhead =
+        |bytes: i64| Result::<_>::Ok(per(usize::try_from(bytes)? - content) / per(ENTRIES));
     let (ours, raw) = (overhead(ours.bytes_current)?, overhead(raw.bytes_current)?);
     Ok(Figure::of_values("replica_entry_overhead", "bytes", ours, Some(raw))
         .with_goal(Goal::OursAtMost(120.0))

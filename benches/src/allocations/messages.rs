@@ -47,9 +47,10 @@ pub(super) fn per_envelope() -> Result<Figure> {
         ratio(ours.count_total, 1),
         Some(ratio(raw.count_total, 1)),
     );
-    Ok(figure
-        .with_goal(Goal::OursAtMost(1.0))
-        .with_note(format!("ours: {} bytes, the key; raw: {} bytes", ours.bytes_total, raw.bytes_total)))
+    Ok(figure.with_goal(Goal::OursAtMost(1.0)).with_note(format!(
+        "ours: {} bytes, the key; raw: {} bytes",
+        ours.bytes_total, raw.bytes_total
+    )))
 }
 
 fn counted(work: impl FnOnce() -> Result<u64>) -> Result<(AllocationInfo, u64)> {

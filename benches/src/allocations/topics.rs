@@ -34,9 +34,9 @@ pub(super) fn overhead() -> Result<Figure> {
     let with_all = runtime.block_on(connections(&admin))? - before;
 
     let subscriber = runtime.block_on(raw::subscriber(server.url(), 32))?;
-    let mut subscribed = Ok(());
-    let raw = measure(|| subscribed = runtime.block_on(subscribe_raw(&subscriber)));
-    subscribed?;
+    let mut outcome = Ok(());
+    let raw = measure(|| outcome = runtime.block_on(subscribe_raw(&subscriber)));
+    outcome?;
     drop((first, held));
 
     let each = |bytes: i64| Result::<_>::Ok(per(usize::try_from(bytes)?) / per(TOPICS));

@@ -27,9 +27,8 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     let timed = RIVALS.map(|(rival, name)| (rival(&bytes, short), rival, name));
     let [one, other] = timed;
     let (_, rival, name) = if one.0 <= other.0 { one } else { other };
-    let rounds = bench
-        .plan
-        .interleave(|round| Ok(ours(&bytes, round)), |round| Ok(rival(&bytes, round)))?;
+    let rounds =
+        bench.plan.interleave(|round| Ok(ours(&bytes, round)), |round| Ok(rival(&bytes, round)))?;
     let payload = match wire::decode(&bytes) {
         Ok(envelope) => envelope.message.payload().clone(),
         Err(rejection) => bail!("our own envelope is refused: {}", rejection.reason()),

@@ -53,7 +53,9 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>> {
             let rounds = bench.plan.interleave(ours, raw)?;
             Ok(Figure::of_rounds(name, "us", &rounds, Ratio::OursToRaw)
                 .with_goal(Goal::RatioAtMost(1.1))
-                .with_note("from the call of publish until a task that polls the cache sees the value"))
+                .with_note(
+                    "from the call of publish until a task that polls the cache sees the value",
+                ))
         })
         .collect()
 }

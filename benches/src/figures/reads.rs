@@ -27,7 +27,8 @@ type Map = papaya::HashMap<Key, Arc<Product>, foldhash::fast::RandomState>;
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     let rows = Rows::new()?;
     let figure = |name, ours: fn(&Rows, Duration) -> f64, raw: fn(&Rows, Duration) -> f64| {
-        let rounds = bench.plan.interleave(|round| Ok(ours(&rows, round)), |round| Ok(raw(&rows, round)))?;
+        let rounds =
+            bench.plan.interleave(|round| Ok(ours(&rows, round)), |round| Ok(raw(&rows, round)))?;
         let ratio = if name == NAMES[3] { Ratio::SpeedUp } else { Ratio::OursToRaw };
         Result::<_>::Ok(Figure::of_rounds(name, "ns", &rounds, ratio))
     };

@@ -93,11 +93,7 @@ async fn raw_sides(url: &str) -> Result<(Client, SubscriberClient, Arrivals)> {
 }
 
 /// The median of one round, in microseconds.
-async fn p50<F>(
-    round: Duration,
-    publish: impl Fn() -> F + Send,
-    arrivals: Arrivals,
-) -> Result<f64>
+async fn p50<F>(round: Duration, publish: impl Fn() -> F + Send, arrivals: Arrivals) -> Result<f64>
 where
     F: Future<Output = Result<()>> + Send,
 {

@@ -91,7 +91,8 @@ async fn run(
     let database = Database::with_rows(2 * WRITTEN);
     let readers = Readers::connect(scenario.name, writer, reader, &database).await?;
     let began = Instant::now();
-    let (written, healed) = futures::join!(write(scenario, &readers, &database), cut(scenario, proxy, began));
+    let (written, healed) =
+        futures::join!(write(scenario, &readers, &database), cut(scenario, proxy, began));
     written?;
     healed?;
     sleep(patience).await;

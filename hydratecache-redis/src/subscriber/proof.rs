@@ -9,17 +9,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fred::clients::Client;
 use fred::error::Error as FredError;
-use fred::interfaces::{ClientInterface, PubsubInterface};
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use hydratecache::{Error, ErrorKind, Message, Origin, Result, Topic, wire};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use super::exchange::{Answers, Change, Exchange};
 use super::name;
-use crate::error::{Attempt, from_fred, is_denied};
+use crate::error::{Attempt, from_fred};
 use crate::publisher::Publisher;
 
 /// How long a probe may take to arrive: a denied one never does.
@@ -38,37 +37,25 @@ pub(super) struct Outcome {
 
 /// What a proof needs.
 pub(super) struct Way {
-    pub(super) client: Client,
+    pub(super) exchange: Arc<Exchange>,
     pub(super) publisher: Arc<Publisher>,
     pub(super) probes: Arc<Probes>,
     pub(super) address: Arc<str>,
+    /// For each exchange with the server.
     pub(super) limit: Duration,
 }
 
 impl Proving {
     /// Subscribes to `topics` on a connection on which the server counts `count` subscriptions.
     pub(super) fn subscribe(way: Way, topics: Vec<Topic>, count: usize) -> Self {
-        let outcome = async move {
-            let (address, limit) = (way.address.clone(), way.limit);
-            timeout(limit, way.subscribe(topics, count)).await.unwrap_or_else(|_| {
-                Err(Error::new(
-                    ErrorKind::Timeout,
-                    format!("subscribing on Redis at {address}: no proof within {limit:?}"),
-                ))
-            })
-        };
-        Self { outcome: outcome.boxed() }
+        Self { outcome: way.subscribe(topics, count).boxed() }
     }
 
-    pub(super) fn unsubscribe(client: &Client, topics: Vec<Topic>) -> Self {
-        let client = client.clone();
+    pub(super) fn unsubscribe(way: Way, topics: Vec<Topic>) -> Self {
         let outcome = async move {
-            let channels: Vec<String> = topics.iter().map(name).collect();
-            // A lost connection, the one way in which this fails, is seen elsewhere.
-            let _ = client.unsubscribe(channels).await;
-            let count = client.client_info::<String>().await.ok();
-            let count = count.as_deref().and_then(subscriptions).unwrap_or(0);
-            Ok(Outcome { count, topics: Vec::new() })
+            let channels = topics.iter().map(name).collect();
+            let answers = way.change(Change::Unsubscribe(channels)).await?;
+            Ok(Outcome { count: answers.count.unwrap_or(0), topics: Vec::new() })
         };
         Self { outcome: outcome.boxed() }
     }
@@ -85,81 +72,82 @@ enum Counted {
 }
 
 impl Way {
+    /// Redis refuses a whole command for one denied channel. Halving finds it in few exchanges,
+    /// however many there are.
     async fn subscribe(self, topics: Vec<Topic>, count: usize) -> Result<Outcome> {
-        match self.count_with(&topics, count).await? {
-            Counted::All(count) => {
-                let topics = topics.into_iter().map(|topic| (topic, Ok(()))).collect();
-                Ok(Outcome { count, topics })
-            }
-            Counted::NotAll(count) => self.subscribe_one_by_one(topics, count).await,
-            Counted::Untold => self.probe_all(topics).await,
-        }
-    }
-
-    /// Redis refuses a whole command for one denied channel: find out which.
-    async fn subscribe_one_by_one(&self, topics: Vec<Topic>, mut count: usize) -> Result<Outcome> {
-        let mut proofs = Vec::with_capacity(topics.len());
-        for topic in topics {
-            let proof = match self.count_with(std::slice::from_ref(&topic), count).await? {
-                Counted::All(now) => {
-                    count = now;
-                    Ok(())
+        let mut outcome = Outcome { count, topics: Vec::with_capacity(topics.len()) };
+        let mut untold = Vec::new();
+        let mut waiting = vec![topics];
+        while let Some(mut topics) = waiting.pop() {
+            match self.count_with(&topics, outcome.count).await? {
+                Counted::All(count) => {
+                    outcome.count = count;
+                    outcome.topics.extend(topics.into_iter().map(|topic| (topic, Ok(()))));
                 }
-                Counted::NotAll(_) | Counted::Untold => Err(self.denied(&topic)),
-            };
-            proofs.push((topic, proof));
+                Counted::Untold => untold.append(&mut topics),
+                Counted::NotAll(count) => {
+                    outcome.count = count;
+                    let half = topics.split_off(topics.len() / 2);
+                    if topics.is_empty() {
+                        outcome.topics.extend(half.into_iter().map(|topic| {
+                            let denied = Err(self.denied(&topic));
+                            (topic, denied)
+                        }));
+                    } else {
+                        waiting.extend([half, topics]);
+                    }
+                }
+            }
         }
-        Ok(Outcome { count, topics: proofs })
+        let arrived = join_all(untold.iter().map(|topic| self.probe(topic))).await;
+        outcome.topics.extend(untold.into_iter().zip(arrived));
+        Ok(outcome)
     }
 
     async fn count_with(&self, topics: &[Topic], before: usize) -> Result<Counted> {
-        self.send(topics).await?;
-        match self.client.client_info::<String>().await {
-            Ok(info) => Ok(match subscriptions(&info) {
-                Some(count) if count >= before + topics.len() => Counted::All(count),
-                Some(count) => Counted::NotAll(count),
-                None => Counted::Untold,
-            }),
-            Err(error) if is_denied(&error) => Ok(Counted::Untold),
-            Err(error) => Err(self.failed(&error)),
-        }
+        let channels = topics.iter().map(name).collect();
+        let answers = self.change(Change::Subscribe(channels)).await?;
+        Ok(match answers.count {
+            Some(count) if count >= before + topics.len() => Counted::All(count),
+            Some(count) => Counted::NotAll(count),
+            None if answers.is_refused() => Counted::NotAll(before),
+            None => Counted::Untold,
+        })
     }
 
-    async fn send(&self, topics: &[Topic]) -> Result<()> {
-        let channels: Vec<String> = topics.iter().map(name).collect();
-        match self.client.subscribe(channels).await {
-            // Some versions of fred may tell of a denial after all; the count says which.
-            Err(error) if !is_denied(&error) => Err(self.failed(&error)),
-            _ => Ok(()),
+    async fn change(&self, change: Change) -> Result<Answers> {
+        match timeout(self.limit, self.exchange.change(change)).await {
+            Ok(answers) => answers.map_err(|error| self.failed(&error)),
+            Err(_) => Err(self.too_slow(format_args!("no proof within {:?}", self.limit))),
         }
-    }
-
-    async fn probe_all(&self, topics: Vec<Topic>) -> Result<Outcome> {
-        let mut proofs = Vec::with_capacity(topics.len());
-        for topic in &topics {
-            self.send(std::slice::from_ref(topic)).await?;
-        }
-        let probes = topics.iter().map(|topic| self.probe(topic));
-        let arrived = futures::future::join_all(probes).await;
-        proofs.extend(topics.into_iter().zip(arrived));
-        Ok(Outcome { count: 0, topics: proofs })
     }
 
     async fn probe(&self, topic: &Topic) -> Result<()> {
+        let deadline = Instant::now() + PROBE_LIMIT;
         let origin = Origin::random();
         let arrival = self.probes.expect(origin);
         let probe = wire::encode(&Message::heartbeat(origin, None), None);
-        let proof = async {
-            self.publisher.publish(topic, vec![probe]).await?;
-            arrival.await.map_err(|_| self.denied(topic))
+        let sent = timeout_at(deadline, self.publisher.publish(topic, vec![probe])).await;
+        let proof = match sent {
+            Ok(Ok(())) => match timeout_at(deadline, arrival).await {
+                Ok(Ok(())) => Ok(()),
+                _ => Err(self.denied(topic)),
+            },
+            Ok(Err(error)) => Err(error),
+            // That says nothing about permissions.
+            Err(_) => Err(self.too_slow("the probe could not be sent")),
         };
-        let proof = timeout(PROBE_LIMIT, proof).await;
         self.probes.forget(origin);
-        proof.unwrap_or_else(|_| Err(self.denied(topic)))
+        proof
     }
 
     fn failed(&self, error: &FredError) -> Error {
         from_fred(Attempt::Subscribe, &self.address, error)
+    }
+
+    fn too_slow(&self, what: impl std::fmt::Display) -> Error {
+        let address = &self.address;
+        Error::new(ErrorKind::Timeout, format!("subscribing on Redis at {address}: {what}"))
     }
 
     fn denied(&self, topic: &Topic) -> Error {
@@ -173,11 +161,6 @@ impl Way {
             ),
         )
     }
-}
-
-/// The field `sub` of `CLIENT INFO`.
-fn subscriptions(info: &str) -> Option<usize> {
-    info.split_ascii_whitespace().find_map(|field| field.strip_prefix("sub="))?.parse().ok()
 }
 
 /// Probes under way, by their origin.
@@ -204,17 +187,5 @@ impl Probes {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Origin, oneshot::Sender<()>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_count_is_read_from_client_info() {
-        let info = "id=3 addr=127.0.0.1:5 name= db=0 sub=12 psub=0 ssub=0 multi=-1 resp=3\n";
-        assert_eq!(subscriptions(info), Some(12));
-        assert_eq!(subscriptions("id=3 psub=1"), None);
     }
 }

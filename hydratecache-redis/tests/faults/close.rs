@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::{BoxFuture, join, join_all};
 use futures::{FutureExt, StreamExt};
 use hydratecache::{Error, ErrorKind, Transport};
 use hydratecache_redis::RedisTransport;
@@ -121,9 +121,8 @@ async fn what_was_published_before_a_close_is_answered_by_the_server() {
         let transport = RedisTransport::connect(broker.url()).await.expect("connects");
         let mut listener = Listener::on(&other, &topic).await;
         let mut writer = Writer::new(&transport, &topic);
-        let mut sending = writer.send_batch(100, 100).boxed();
-        assert!(futures::poll!(&mut sending).is_pending());
-        let (closed, sent) = futures::future::join(transport.close(), sending).await;
+        // Polled in this order.
+        let (sent, closed) = join(writer.send_batch(100, 100), transport.close()).await;
         closed.expect("closes");
         assert_eq!(sent.expect("under way before the close"), 100);
         listener.numbers(1..=100).await;

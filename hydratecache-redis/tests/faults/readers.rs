@@ -59,7 +59,7 @@ async fn slow_reader(payload_bytes: usize, batch: usize, batches: u64) {
     assert!(lost > sent / 2, "the queue is bounded");
     // What a message passes on its way, and what the allocator keeps, is not the queue's.
     assert!(grown < QUEUE_BYTES + (24 << 20), "{grown} bytes for a queue of {QUEUE_BYTES}");
-    drop(transport);
+    transport.close().await.expect("closes");
     assert_eq!(counting.end().await, sent, "the quick reader got everything");
 }
 

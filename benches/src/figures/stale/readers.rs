@@ -91,7 +91,8 @@ impl Readers {
 
     pub(super) fn seen(&self) -> Seen {
         let Witness { disrupted, live, gap, absent } = &*self.witness;
-        let [disrupted, live, gap] = [disrupted, live, gap].map(|seen| seen.load(Ordering::Relaxed));
+        let [disrupted, live, gap] =
+            [disrupted, live, gap].map(|seen| seen.load(Ordering::Relaxed));
         Seen { disrupted, live, gap, absent: absent.load(Ordering::Relaxed) }
     }
 }

@@ -2,6 +2,7 @@
 //! from its stdout, each a line of JSON.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::Context;
@@ -23,8 +24,7 @@ pub(super) fn start(
     arguments: impl Iterator<Item = OsString>,
     url: &str,
 ) -> anyhow::Result<Handle> {
-    let program = std::env::current_exe().context("finding this program, to start it again")?;
-    let mut child = Command::new(program)
+    let mut child = Command::new(this_program()?)
         .args(arguments)
         .env(URL, url)
         .stdin(Stdio::piped())
@@ -38,6 +38,16 @@ pub(super) fn start(
     let (answers, reports) = mpsc::channel(1);
     let carrying = carry(child, stdin, BufReader::new(stdout).lines(), taken, answers);
     Ok(Handle { kind, orders, reports, _task: AbortOnDropHandle::new(tokio::spawn(carrying)) })
+}
+
+/// This program, also where its file was replaced since it was started: that is what Linux's link
+/// leads to, and a path is not.
+fn this_program() -> anyhow::Result<PathBuf> {
+    let link = PathBuf::from("/proc/self/exe");
+    if link.exists() {
+        return Ok(link);
+    }
+    std::env::current_exe().context("finding this program, to start it again")
 }
 
 /// Carries orders and reports between the demo and `child`, which ends with this future.
