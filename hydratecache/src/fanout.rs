@@ -13,7 +13,7 @@ use crate::sequence::{Tracker, Verdict};
 use crate::transport::{Fence, Gap, Signal, Subscription};
 use crate::wire::Rejection;
 use crate::{Error, Kind, Message};
-use queue::{Queue, Reader};
+use queue::{Queue, Reader, Waiting};
 
 /// What arrived on a topic.
 pub type Arrival = Result<Message, Rejection>;
@@ -86,26 +86,32 @@ impl Fanout {
 
     /// The link is lost.
     pub fn disrupted(&self, why: &Error) {
-        self.tell(|| Signal::Disrupted(why.clone()));
+        self.tell(|queue| queue.push(Signal::Disrupted(why.clone())));
     }
 
-    /// The link is back and the subscription is proven. `missed` says what may have been lost.
+    /// The link is back and the subscription is proven. `missed` says what may have been lost; no
+    /// reader sees `Live` without the gap behind it.
     pub fn live(&self, missed: Option<Gap>) {
-        self.tell(|| Signal::Live);
-        if let Some(gap) = missed {
-            self.gap(gap);
+        if missed.is_some() {
+            self.lock().tracker.covered_by_the_link();
         }
+        self.tell(|queue| {
+            queue.push(Signal::Live);
+            if let Some(gap) = missed {
+                queue.push(Signal::Gap(gap));
+            }
+        });
     }
 
     /// The link lost messages: what is missing before each origin's next message is covered.
     pub fn gap(&self, gap: Gap) {
         self.lock().tracker.covered_by_the_link();
-        self.tell(|| Signal::Gap(gap));
+        self.tell(|queue| queue.push(Signal::Gap(gap)));
     }
 
     /// Everything accepted before `fence` was asked for has arrived here.
     pub fn fenced(&self, fence: Fence) {
-        self.tell(|| Signal::Fenced(fence));
+        self.tell(|queue| queue.push(Signal::Fenced(fence)));
     }
 
     /// Ends every reader's stream behind what it has not read yet, and every later one's at once.
@@ -117,9 +123,9 @@ impl Fanout {
         }
     }
 
-    fn tell(&self, signal: impl Fn() -> Signal) {
+    fn tell(&self, push: impl Fn(&mut Waiting)) {
         for queue in &self.lock().readers {
-            queue.lock().push(signal());
+            push(&mut queue.lock());
         }
     }
 
