@@ -224,7 +224,8 @@ impl Subscriber {
             return;
         }
         self.asking.retain(|(_, reply)| !reply.is_closed());
-        let mut topics: HashSet<Topic> = self.asking.iter().map(|(topic, _)| topic.clone()).collect();
+        let mut topics: HashSet<Topic> =
+            self.asking.iter().map(|(topic, _)| topic.clone()).collect();
         if session.retry_at.is_none() {
             topics.extend(session.unproven.iter().cloned());
         }
@@ -429,7 +430,7 @@ impl Subscriber {
             match outcome {
                 Ok(connection) => return Some(connection),
                 Err(error) => {
-                    tracing::debug!(messaging.system = "redis", %error, "not connected yet")
+                    tracing::debug!(messaging.system = "redis", %error, "not connected yet");
                 }
             }
         }

@@ -56,7 +56,7 @@ async fn connect(
 }
 
 impl Subject for Redis {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "Redis Pub/Sub"
     }
 

@@ -22,10 +22,10 @@ async fn a_write_reaches_a_replica_of_another_process() {
     let broker = redis().await;
     let writer = RedisTransport::connect(broker.url()).await.expect("connects");
     let reader = RedisTransport::connect(broker.url()).await.expect("connects");
-    let writes = Channel::<String>::new(writer, "users").expect("legal");
-    let reads = Channel::<String>::new(reader, "users").expect("legal");
+    let from = Channel::<String>::new(writer, "users").expect("legal");
+    let to = Channel::<String>::new(reader, "users").expect("legal");
     let users = Replica::new();
-    let hydration = reads.hydrate(users.clone()).await.expect("subscribes");
+    let hydration = to.hydrate(users.clone()).await.expect("subscribes");
     for number in 0..1000 {
         writes
             .publish(format!("user:{number}"), &format!("name {number}"))

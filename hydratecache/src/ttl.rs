@@ -126,7 +126,7 @@ mod tests {
         for (start, duration) in [
             (now, Duration::ZERO),
             (now, Duration::from_nanos(999)),
-            (UNIX_EPOCH - HOUR, HOUR),
+            (UNIX_EPOCH.checked_sub(HOUR).expect("before 1970"), HOUR),
             (now, Duration::MAX),
             (now, Duration::from_micros(i64::MAX as u64)),
         ] {
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn a_life_that_ended_in_flight_is_expired() {
         let now = SystemTime::now();
-        let ttl = Ttl::new(now - HOUR, HOUR - Duration::from_millis(1)).expect("legal");
+        let ttl = Ttl::new(now - HOUR, Duration::from_millis(3_599_999)).expect("legal");
         assert_eq!(ttl.remaining(now), Remaining::Expired);
     }
 

@@ -10,7 +10,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 use hydratecache::cache::{
-    GapAction, Hydration, Loaded, LocalCache, Mode, Replica, Source, SourceError, State,
+    Freshness, GapAction, Hydration, Loaded, LocalCache, Mode, Replica, Source, SourceError, State,
 };
 use hydratecache::codec::FnCodec;
 use hydratecache::memory::{MemoryBroker, MemoryTransport};
@@ -26,7 +26,7 @@ struct Table(Arc<Rows>);
 
 #[derive(Default)]
 struct Rows {
-    rows: Mutex<BTreeMap<String, (String, u64)>>,
+    by_key: Mutex<BTreeMap<String, (String, u64)>>,
     scans: AtomicUsize,
     failures: AtomicUsize,
 }
@@ -34,11 +34,11 @@ struct Rows {
 impl Table {
     fn write(&self, key: &str, value: &str, version: u64) {
         let row = (value.to_owned(), version);
-        self.0.rows.lock().expect("no panic").insert(key.to_owned(), row);
+        self.0.by_key.lock().expect("no panic").insert(key.to_owned(), row);
     }
 
     fn delete(&self, key: &str) {
-        self.0.rows.lock().expect("no panic").remove(key);
+        self.0.by_key.lock().expect("no panic").remove(key);
     }
 
     fn fail(&self, times: usize) {
@@ -52,7 +52,7 @@ impl Table {
 
 impl Source<String> for Table {
     fn load(&self, key: Key) -> BoxFuture<'_, Result<Option<Loaded<String>>, SourceError>> {
-        let row = self.0.rows.lock().expect("no panic").get(key.as_str()).cloned();
+        let row = self.0.by_key.lock().expect("no panic").get(key.as_str()).cloned();
         async { Ok(row.map(|(value, version)| Loaded::new(value).with_version(version))) }.boxed()
     }
 
@@ -62,7 +62,7 @@ impl Source<String> for Table {
         if self.0.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails).is_ok() {
             return stream::iter([Err("the database is down".into())]).boxed();
         }
-        let rows = self.0.rows.lock().expect("no panic").clone();
+        let rows = self.0.by_key.lock().expect("no panic").clone();
         let rows = rows.into_iter().map(|(key, (value, version))| {
             Ok((Key::new(key)?, Loaded::new(value).with_version(version)))
         });
@@ -150,7 +150,7 @@ async fn after_a_gap_the_source_is_read_again_and_nothing_else_is_dropped() {
     fleet.put("changed", "new", 2).await;
     table.delete("deleted");
     fleet.writer.remove("deleted").version(2).await.expect("accepted");
-    within(hydration.wait_until(|fresh| fresh.is_suspect())).await.expect("it runs");
+    within(hydration.wait_until(Freshness::is_suspect)).await.expect("it runs");
     assert_eq!(fleet.read("changed").as_deref(), Some("old"), "reads go on meanwhile");
     let bound = hydration.freshness().proven_within().expect("proven before");
     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -189,17 +189,18 @@ async fn a_source_that_fails_is_tried_again_and_the_replica_says_so_meanwhile() 
     assert_eq!((fleet.replica.len(), hydration.stats().reload_failures), (1, 2));
 }
 
+struct Hanging;
+impl Source<String> for Hanging {
+    fn load(&self, _: Key) -> BoxFuture<'_, Result<Option<Loaded<String>>, SourceError>> {
+        std::future::pending().boxed()
+    }
+    fn scan(&self) -> BoxStream<'_, Result<(Key, Loaded<String>), SourceError>> {
+        stream::pending().boxed()
+    }
+}
+
 #[tokio::test]
 async fn a_source_that_hangs_is_given_up_within_its_limit() {
-    struct Hanging;
-    impl Source<String> for Hanging {
-        fn load(&self, _: Key) -> BoxFuture<'_, Result<Option<Loaded<String>>, SourceError>> {
-            std::future::pending().boxed()
-        }
-        fn scan(&self) -> BoxStream<'_, Result<(Key, Loaded<String>), SourceError>> {
-            stream::pending().boxed()
-        }
-    }
     let fleet = Fleet::new(VersionDomain::Caller);
     let hydrate = fleet.reader.hydrate(fleet.replica.clone()).with_source(Hanging);
     let hydration = hydrate.with_source_limit(Duration::from_millis(50)).await.expect("starts");
@@ -415,6 +416,16 @@ async fn versions_from_a_source_of_a_channel_with_a_clock_are_an_error() {
     assert_eq!(error.kind(), ErrorKind::InvalidVersion);
 }
 
+struct Panicking;
+impl Source<String> for Panicking {
+    fn load(&self, _: Key) -> BoxFuture<'_, Result<Option<Loaded<String>>, SourceError>> {
+        panic!("a bug in the user's source")
+    }
+    fn scan(&self) -> BoxStream<'_, Result<(Key, Loaded<String>), SourceError>> {
+        panic!("a bug in the user's source")
+    }
+}
+
 #[tokio::test]
 async fn a_hydration_that_ended_says_so() {
     let fleet = Fleet::new(VersionDomain::Clock);
@@ -431,15 +442,6 @@ async fn a_hydration_that_ended_says_so() {
     assert_eq!(hydration.reload().await.expect_err("ended").kind(), ErrorKind::Closed);
     assert_eq!(hydration.caught_up().await.expect_err("ended").kind(), ErrorKind::Closed);
 
-    struct Panicking;
-    impl Source<String> for Panicking {
-        fn load(&self, _: Key) -> BoxFuture<'_, Result<Option<Loaded<String>>, SourceError>> {
-            panic!("a bug in the user's source")
-        }
-        fn scan(&self) -> BoxStream<'_, Result<(Key, Loaded<String>), SourceError>> {
-            panic!("a bug in the user's source")
-        }
-    }
     let fleet = Fleet::new(VersionDomain::Clock);
     let hydrate = fleet.reader.hydrate(fleet.replica.clone()).with_source(Panicking);
     let hydration = hydrate.await.expect("starts");

@@ -118,9 +118,10 @@ impl Answers {
     /// How many of the replies to this exchange's PINGs are still to come, or were dropped.
     fn astray(&self, pings: usize, before: usize) -> Result<usize, FredError> {
         match (self.echoes, self.echoes_without_number) {
-            (0, 0) => {
-                Err(FredError::new(FredKind::Protocol, "the server answers PING with something else"))
-            }
+            (0, 0) => Err(FredError::new(
+                FredKind::Protocol,
+                "the server answers PING with something else",
+            )),
             (0, _) => Ok((before + usize::from(self.is_refused())).min(MOST_ASTRAY)),
             (echoes, _) => Ok(pings - echoes),
         }

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::support::{
-    Listener, Writer, effort, fence, in_time, is_alone, millis, number, redis, resident_bytes, secs,
-    topic,
+    Listener, Writer, effort, fence, in_time, is_alone, millis, number, redis, resident_bytes,
+    secs, topic,
 };
 
 const PUBLISH_LIMIT: Duration = millis(300);
@@ -97,10 +97,7 @@ fn is_honest(error: &hydratecache::Error) -> bool {
 }
 
 /// Those who subscribe and ask for fences meanwhile leave nothing behind either.
-fn askers(
-    transport: &RedisTransport,
-    over: &Arc<AtomicBool>,
-) -> impl Iterator<Item = User> {
+fn askers(transport: &RedisTransport, over: &Arc<AtomicBool>) -> impl Iterator<Item = User> {
     (0..16).map(move |number| -> User {
         let (transport, over) = (transport.clone(), over.clone());
         Box::pin(async move {
@@ -135,12 +132,13 @@ enum Seen {
 async fn whatever_a_hundred_flaps_lose_is_behind_a_gap() {
     let broker = redis().await;
     let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
-    let far = RedisTransport::connect(&format!("redis://{}", proxy.addr())).await.expect("connects");
+    let far =
+        RedisTransport::connect(&format!("redis://{}", proxy.addr())).await.expect("connects");
     let near = RedisTransport::connect(broker.url()).await.expect("connects");
     let topic = topic("users");
     let subscription = Listener::on(&far, &topic).await.into_inner();
     let (disruptions, mut disrupted) = watch::channel(0_usize);
-    let (lives, mut lived) = watch::channel(0_usize);
+    let (lives, mut live_again) = watch::channel(0_usize);
     let reader = tokio::spawn(read(subscription, disruptions, lives));
     let over = Arc::new(AtomicBool::new(false));
     let writers = [&near, &near, &far].map(|transport| write(transport, &topic, &over));
@@ -153,8 +151,10 @@ async fn whatever_a_hundred_flaps_lose_is_behind_a_gap() {
         let down = disrupted.wait_for(|count| *count >= flap);
         in_time(format!("disruption {flap}"), secs(1), down).await.expect("the reader reads");
         proxy.heal().expect("heals");
-        let up = lived.wait_for(|count| *count >= flap);
-        in_time(format!("to be live again, flap {flap}"), secs(2), up).await.expect("the reader reads");
+        let up = live_again.wait_for(|count| *count >= flap);
+        in_time(format!("to be live again, flap {flap}"), secs(2), up)
+            .await
+            .expect("the reader reads");
     }
     over.store(true, Ordering::Relaxed);
     let mut ledger = Ledger::default();
@@ -238,22 +238,21 @@ impl Ledger {
         assert!(acknowledged.len() > 100, "the writer was at work");
         let (mut last, mut is_gap) = (0, false);
         let missing = |from: u64, to: u64| {
-            let lost = acknowledged.iter().find(|number| from < **number && **number < to);
-            lost.copied()
+            acknowledged.iter().copied().find(|number| from < *number && *number < to)
         };
         for seen in &self.signals {
             match *seen {
                 Seen::Gap => is_gap = true,
                 Seen::Message(from, number) if from == origin => {
                     assert!(number > last, "{number} behind {last}");
-                    let lost = missing(last, number);
-                    assert!(is_gap || lost.is_none(), "{lost:?} is lost without a word");
+                    let unheard = missing(last, number);
+                    assert!(is_gap || unheard.is_none(), "{unheard:?} is lost without a word");
                     (last, is_gap) = (number, false);
                 }
                 _ => {}
             }
         }
-        let lost = missing(last, u64::MAX);
-        assert!(is_gap || lost.is_none(), "{lost:?} is lost at the end");
+        let unheard = missing(last, u64::MAX);
+        assert!(is_gap || unheard.is_none(), "{unheard:?} is lost at the end");
     }
 }

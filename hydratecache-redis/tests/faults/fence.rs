@@ -64,7 +64,12 @@ struct Load {
 }
 
 impl Load {
-    fn start(transport: &RedisTransport, topic: &Topic, batch: usize, over: &Arc<AtomicBool>) -> Self {
+    fn start(
+        transport: &RedisTransport,
+        topic: &Topic,
+        batch: usize,
+        over: &Arc<AtomicBool>,
+    ) -> Self {
         let (mut writer, over) = (Writer::new(transport, topic), over.clone());
         let (origin, acknowledged) = (writer.origin(), Arc::new(AtomicU64::new(0)));
         let count = acknowledged.clone();
@@ -139,7 +144,8 @@ async fn a_fence_right_after_a_reconnect_passes_every_subscription_behind_its_ga
 async fn publishes_that_wait_for_the_link_arrive_in_the_order_in_which_they_began() {
     let broker = redis().await;
     let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
-    let far = RedisTransport::connect(&format!("redis://{}", proxy.addr())).await.expect("connects");
+    let far =
+        RedisTransport::connect(&format!("redis://{}", proxy.addr())).await.expect("connects");
     let near = RedisTransport::connect(broker.url()).await.expect("connects");
     let topic = topic("users");
     let mut listener = Listener::on(&near, &topic).await;
@@ -150,7 +156,8 @@ async fn publishes_that_wait_for_the_link_arrive_in_the_order_in_which_they_bega
         // Until that is known, a publish is of unknown outcome.
         tokio::time::sleep(millis(50)).await;
         let messages: Vec<_> = (0..500).map(|_| writer.message(8)).collect();
-        let publishing = messages.into_iter().map(|message| far.publish(topic.clone(), vec![message]));
+        let publishing =
+            messages.into_iter().map(|message| far.publish(topic.clone(), vec![message]));
         let mut publishing: Vec<_> = publishing.collect();
         for publish in &mut publishing {
             assert!(futures::poll!(publish).is_pending(), "there is no link");
@@ -168,13 +175,15 @@ async fn publishes_that_wait_for_the_link_arrive_in_the_order_in_which_they_bega
 async fn nothing_overtakes_while_the_publishing_link_flaps() {
     let broker = redis().await;
     let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
-    let far = RedisTransport::connect(&format!("redis://{}", proxy.addr())).await.expect("connects");
+    let far =
+        RedisTransport::connect(&format!("redis://{}", proxy.addr())).await.expect("connects");
     let near = RedisTransport::connect(broker.url()).await.expect("connects");
     let topic = topic("users");
     let subscription = Listener::on(&near, &topic).await.into_inner();
     let over = Arc::new(AtomicBool::new(false));
     let keys = (0..8).map(|number| Key::new(format!("key:{number}")).expect("legal"));
-    let publishers = keys.map(|key| tokio::spawn(flood(far.clone(), topic.clone(), over.clone(), key)));
+    let publishers =
+        keys.map(|key| tokio::spawn(flood(far.clone(), topic.clone(), over.clone(), key)));
     let publishers: Vec<_> = publishers.collect();
     let reading = tokio::spawn(in_order(subscription));
     for _ in 0..effort(20, 500) {

@@ -4,16 +4,14 @@ use std::time::{Duration, SystemTime};
 
 use fred::prelude::{Builder, Client, ClientLike, PubsubInterface};
 use fred::types::config::Config;
+use futures::StreamExt;
 use hydratecache::cache::{Hydration, Replica};
 use hydratecache::{Channel, ErrorKind, Event, Key, Message, RejectionReason, Signal, Ttl, wire};
 use hydratecache_redis::{RedisConfig, RedisTransport};
 use hydratecache_testkit::broker::Broker;
 use hydratecache_testkit::proxy::FaultProxy;
-use futures::StreamExt;
 
-use crate::support::{
-    Listener, Writer, admin, fence, in_time, millis, redis, secs, topic, until,
-};
+use crate::support::{Listener, Writer, admin, fence, in_time, millis, redis, secs, topic, until};
 
 #[tokio::test]
 async fn a_payload_at_the_limit_is_delivered_and_one_over_is_not_even_sent() {
@@ -43,7 +41,8 @@ async fn stranger(broker: &Broker) -> Client {
 #[tokio::test]
 async fn whatever_arrives_broken_is_rejected_and_the_stream_goes_on() {
     let broker = redis().await;
-    let config = RedisConfig::from_url(broker.url()).expect("legal").with_max_payload_bytes(1 << 20);
+    let config =
+        RedisConfig::from_url(broker.url()).expect("legal").with_max_payload_bytes(1 << 20);
     let transport = config.connect().await.expect("connects");
     let mut listener = Listener::on(&transport, &topic("users")).await;
     let mut writer = Writer::new(&transport, &topic("users"));
@@ -53,7 +52,10 @@ async fn whatever_arrives_broken_is_rejected_and_the_stream_goes_on() {
         let rejected = listener.next(format!("the rejection, {what}"), secs(2)).await;
         let Signal::Rejected(rejection) = rejected else { panic!("{what}: {rejected:?}") };
         if what == "too large" {
-            assert!(matches!(rejection.reason(), RejectionReason::TooLarge { .. }), "{rejection:?}");
+            assert!(
+                matches!(rejection.reason(), RejectionReason::TooLarge { .. }),
+                "{rejection:?}"
+            );
         }
         let sent = writer.send().await.expect("published");
         listener.numbers([sent]).await;
@@ -80,8 +82,8 @@ fn broken() -> Vec<(&'static str, Vec<u8>)> {
         ("cut off at the start", good[..1].to_vec()),
         ("trailing bytes", [&good[..], &[0]].concat()),
         ("version 2", with_version(2)),
-        ("depth 100,000", unknown_field(&[0x81; 100_000])),
-        ("depth 100,000, indefinite", unknown_field(&[0x9f; 100_000])),
+        ("depth 100,000", unknown_field(&vec![0x81; 100_000])),
+        ("depth 100,000, indefinite", unknown_field(&vec![0x9f; 100_000])),
         ("length 2^63", unknown_field(&[&[0x5b, 0x80][..], &[0; 7]].concat())),
         ("a map of 2^63 pairs", [&[0xbb, 0x80][..], &[0; 7]].concat()),
         ("too large", vec![0xa1; 3 << 20]),
@@ -94,16 +96,42 @@ async fn a_topic_gets_the_same_answer_from_publish_and_subscribe() {
     let transport = RedisTransport::connect(broker.url()).await.expect("connects");
     let (long, longest, too_long) = ("x".repeat(64), "x".repeat(200), "x".repeat(300));
     let illegal = [
-        "", "*", ">", "a*", "a.>", "a\0b", "^.*", "\";--", "..", ".a", "a b", "a\r\nPING\r\n", "é",
-        "[ab]", "a?", "__keyspace@0__:a", "__keyevent@0__:del", &too_long,
+        "",
+        "*",
+        ">",
+        "a*",
+        "a.>",
+        "a\0b",
+        "^.*",
+        "\";--",
+        "..",
+        ".a",
+        "a b",
+        "a\r\nPING\r\n",
+        "é",
+        "[ab]",
+        "a?",
+        "__keyspace@0__:a",
+        "__keyevent@0__:del",
+        &too_long,
     ];
     for name in illegal {
         let error = Channel::<u32>::new(transport.clone(), name).expect_err(name);
         assert_eq!(error.kind(), ErrorKind::InvalidTopic, "{error}");
     }
     let legal = [
-        "a", "-", ":", "/", "a/b:c_d-e.f", "QUIT", "__redis__:invalidate", "__redis__",
-        "__sentinel__:hello", "__keyspace", &long, &longest,
+        "a",
+        "-",
+        ":",
+        "/",
+        "a/b:c_d-e.f",
+        "QUIT",
+        "__redis__:invalidate",
+        "__redis__",
+        "__sentinel__:hello",
+        "__keyspace",
+        &long,
+        &longest,
     ];
     let mut listening = Vec::new();
     for name in legal {
@@ -136,13 +164,13 @@ impl Replicated {
     async fn new() -> Self {
         let broker = redis().await;
         let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
-        let writer = RedisTransport::connect(broker.url()).await.expect("connects");
+        let away = RedisTransport::connect(broker.url()).await.expect("connects");
         let reader = RedisTransport::connect(&format!("redis://{}", proxy.addr())).await;
         let reader = reader.expect("connects through the proxy");
-        let writes = Channel::new(writer, "users").expect("legal");
-        let reads = Channel::<u32>::new(reader, "users").expect("legal");
+        let writes = Channel::new(away, "users").expect("legal");
+        let here = Channel::<u32>::new(reader, "users").expect("legal");
         let replica = Replica::new();
-        let hydration = reads.hydrate(replica.clone()).await.expect("subscribes");
+        let hydration = here.hydrate(replica.clone()).await.expect("subscribes");
         Self { _broker: broker, proxy, writes, replica, hydration }
     }
 
@@ -224,7 +252,8 @@ async fn a_flood_of_garbage_hides_no_message() {
         writer.send().await.expect("published");
         let fence = fence(&transport).await;
         let signals = listener.before(fence).await;
-        let rejected = signals.iter().filter(|signal| matches!(signal, Signal::Rejected(_))).count();
+        let rejected =
+            signals.iter().filter(|signal| matches!(signal, Signal::Rejected(_))).count();
         assert_eq!((rejected, signals.len()), (500, 501), "round {round}");
     }
 }

@@ -146,7 +146,8 @@ async fn a_publisher_that_the_server_kills_goes_on_within_a_second() {
     }
     let fence = fence(&transport).await;
     for signal in listener.before(fence).await {
-        let fine = matches!(signal, hydratecache::Signal::Message(_) | hydratecache::Signal::Gap(_));
+        let fine =
+            matches!(signal, hydratecache::Signal::Message(_) | hydratecache::Signal::Gap(_));
         assert!(fine, "the subscriber was not killed: {signal:?}");
     }
 }

@@ -1,10 +1,10 @@
 //! The server refuses.
 
+use futures::future::join_all;
 use hydratecache::{ErrorKind, Signal, Topic, Transport};
 use hydratecache_redis::RedisTransport;
 use hydratecache_testkit::broker::Broker;
 use hydratecache_testkit::proxy::FaultProxy;
-use futures::future::join_all;
 
 use crate::support::{
     Listener, Writer, admin, clients, fence, in_time, millis, redis, secs, topic, until,
@@ -21,8 +21,18 @@ async fn as_ada(addr: impl std::fmt::Display) -> RedisTransport {
 
 const MAY_ALL: [&str; 5] = ["reset", "on", ">hunter2", "+@all", "~*"];
 /// May not ask for CLIENT INFO, so that a probe is the proof.
-const MAY_LITTLE: [&str; 10] =
-    ["reset", "on", ">hunter2", "+subscribe", "+unsubscribe", "+publish", "+hello", "+auth", "+ping", "+info"];
+const MAY_LITTLE: [&str; 10] = [
+    "reset",
+    "on",
+    ">hunter2",
+    "+subscribe",
+    "+unsubscribe",
+    "+publish",
+    "+hello",
+    "+auth",
+    "+ping",
+    "+info",
+];
 
 #[tokio::test]
 async fn a_denied_topic_is_an_error_within_two_seconds_beside_granted_ones() {

@@ -15,7 +15,8 @@ use crate::support::{
 
 #[test]
 fn a_reader_that_does_not_read_is_told_how_much_it_lost_and_holds_up_nobody() {
-    if is_alone("readers::a_reader_that_does_not_read_is_told_how_much_it_lost_and_holds_up_nobody") {
+    if is_alone("readers::a_reader_that_does_not_read_is_told_how_much_it_lost_and_holds_up_nobody")
+    {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {
             slow_reader(100, 500, effort(100, 2000)).await;
@@ -171,7 +172,8 @@ async fn come_and_go(transport: RedisTransport, user: u64) {
     let mut state = user + 1;
     for _ in 0..effort(300, 10_000) {
         // Knuth's MMIX generator: which topic, and what is done with it, differs from user to user.
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let topic = topic(&format!("topic.{}", (state >> 33) % 8));
         match (state >> 40) % 4 {
             0 => {

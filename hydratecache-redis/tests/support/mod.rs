@@ -19,15 +19,13 @@ use hydratecache_redis::RedisTransport;
 use hydratecache_testkit::broker::{Broker, Kind};
 
 /// What `future` yields, if it does so within `limit`.
-pub async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(limit, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("took longer than {limit:?}"),
-    }
+pub(crate) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> T {
+    let outcome = tokio::time::timeout(limit, future).await;
+    outcome.unwrap_or_else(|_| panic!("took longer than {limit:?}"))
 }
 
 /// Runs one command as the server's administrator.
-pub async fn admin(broker: &Broker, words: &[&str]) -> Value {
+pub(crate) async fn admin(broker: &Broker, words: &[&str]) -> Value {
     let config = Config::from_url(broker.url()).expect("the broker's URL");
     let client = Builder::from_config(config).build().expect("a client");
     client.init().await.expect("the broker answers");
@@ -40,20 +38,20 @@ pub async fn admin(broker: &Broker, words: &[&str]) -> Value {
 }
 
 /// A server of its own.
-pub async fn redis() -> Broker {
+pub(crate) async fn redis() -> Broker {
     Broker::start(Kind::Redis).await.expect("a Redis of its own")
 }
 
-pub const fn secs(secs: u64) -> Duration {
+pub(crate) const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
-pub const fn millis(millis: u64) -> Duration {
+pub(crate) const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
 /// `quick`, or `full` where `HYDRATECACHE_EFFORT=full` asks for it.
-pub fn effort<T>(quick: T, full: T) -> T {
+pub(crate) fn effort<T>(quick: T, full: T) -> T {
     match std::env::var("HYDRATECACHE_EFFORT") {
         Ok(effort) if effort == "full" => full,
         _ => quick,
@@ -61,15 +59,21 @@ pub fn effort<T>(quick: T, full: T) -> T {
 }
 
 /// What `future` yields; a panic that says `what` was awaited, if that takes longer than `limit`.
-pub async fn in_time<T>(what: impl Display, limit: Duration, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(limit, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("waited {limit:?} for {what}"),
-    }
+pub(crate) async fn in_time<T>(
+    what: impl Display,
+    limit: Duration,
+    future: impl Future<Output = T>,
+) -> T {
+    let outcome = tokio::time::timeout(limit, future).await;
+    outcome.unwrap_or_else(|_| panic!("waited {limit:?} for {what}"))
 }
 
 /// Asks again and again until `condition` holds.
-pub async fn until(what: impl Display, limit: Duration, mut condition: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(
+    what: impl Display,
+    limit: Duration,
+    mut condition: impl AsyncFnMut() -> bool,
+) {
     let asking = async {
         while !condition().await {
             tokio::time::sleep(millis(10)).await;
@@ -79,14 +83,14 @@ pub async fn until(what: impl Display, limit: Duration, mut condition: impl Asyn
 }
 
 /// The clients that the server has, one a line, without the one that asks.
-pub async fn clients(broker: &Broker) -> Vec<String> {
+pub(crate) async fn clients(broker: &Broker) -> Vec<String> {
     let list = admin(broker, &["CLIENT", "LIST"]).await.into_string().expect("text");
     let others = list.lines().filter(|line| !line.contains("cmd=client|list"));
     others.map(str::to_owned).collect()
 }
 
 /// Publishes numbered messages as one origin.
-pub struct Writer {
+pub(crate) struct Writer {
     transport: RedisTransport,
     topic: Topic,
     origin: Origin,
@@ -94,17 +98,17 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn new(transport: &RedisTransport, topic: &Topic) -> Self {
+    pub(crate) fn new(transport: &RedisTransport, topic: &Topic) -> Self {
         let (transport, topic) = (transport.clone(), topic.clone());
         Self { transport, topic, origin: Origin::random(), last: 0 }
     }
 
-    pub fn origin(&self) -> Origin {
+    pub(crate) fn origin(&self) -> Origin {
         self.origin
     }
 
     /// The next message, whose payload begins with its number.
-    pub fn message(&mut self, payload_bytes: usize) -> Message {
+    pub(crate) fn message(&mut self, payload_bytes: usize) -> Message {
         self.last += 1;
         let mut payload = self.last.to_be_bytes().to_vec();
         payload.resize(payload_bytes.max(payload.len()), b'x');
@@ -114,36 +118,36 @@ impl Writer {
     }
 
     /// Publishes one message and returns its number.
-    pub async fn send(&mut self) -> Result<u64> {
+    pub(crate) async fn send(&mut self) -> Result<u64> {
         self.send_batch(1, 8).await
     }
 
     /// Publishes a batch and returns the last number in it.
-    pub async fn send_batch(&mut self, count: usize, payload_bytes: usize) -> Result<u64> {
+    pub(crate) async fn send_batch(&mut self, count: usize, payload_bytes: usize) -> Result<u64> {
         let batch = (0..count).map(|_| self.message(payload_bytes)).collect();
         self.transport.publish(self.topic.clone(), batch).await.map(|()| self.last)
     }
 }
 
 /// The number in the payload of a message of a [`Writer`].
-pub fn number(message: &Message) -> u64 {
+pub(crate) fn number(message: &Message) -> u64 {
     let bytes = message.payload()[..8].try_into().expect("eight bytes");
     u64::from_be_bytes(bytes)
 }
 
 /// Reads a subscription signal by signal. Fences are passed over, unless they are asked for: the
 /// transport's own signs of life yield them at any time.
-pub struct Listener(Subscription);
+pub(crate) struct Listener(Subscription);
 
 impl Listener {
-    pub async fn on(transport: &RedisTransport, topic: &Topic) -> Self {
+    pub(crate) async fn on(transport: &RedisTransport, topic: &Topic) -> Self {
         let subscribing = transport.subscribe(topic.clone());
         let subscription =
             in_time(format!("a subscription to {topic}"), secs(6), subscribing).await;
         Self(subscription.expect("subscribes"))
     }
 
-    pub async fn next(&mut self, what: impl Display, limit: Duration) -> Signal {
+    pub(crate) async fn next(&mut self, what: impl Display, limit: Duration) -> Signal {
         let next = async {
             loop {
                 match self.0.next().await.expect("the stream goes on") {
@@ -155,7 +159,7 @@ impl Listener {
         in_time(what, limit, next).await
     }
 
-    pub async fn message(&mut self) -> Message {
+    pub(crate) async fn message(&mut self) -> Message {
         match self.next("a message", secs(5)).await {
             Signal::Message(message) => message,
             other => panic!("a message, not {other:?}"),
@@ -163,20 +167,20 @@ impl Listener {
     }
 
     /// The next messages are these, and nothing is between them.
-    pub async fn numbers(&mut self, numbers: impl IntoIterator<Item = u64>) {
+    pub(crate) async fn numbers(&mut self, numbers: impl IntoIterator<Item = u64>) {
         for expected in numbers {
             assert_eq!(number(&self.message().await), expected);
         }
     }
 
-    pub async fn disrupted(&mut self, limit: Duration) -> Error {
+    pub(crate) async fn disrupted(&mut self, limit: Duration) -> Error {
         match self.next("the disruption", limit).await {
             Signal::Disrupted(why) => why,
             other => panic!("Disrupted, not {other:?}"),
         }
     }
 
-    pub async fn live_then_gap(&mut self, limit: Duration) {
+    pub(crate) async fn live_then_gap(&mut self, limit: Duration) {
         let live = self.next("the link to be live again", limit).await;
         assert!(matches!(live, Signal::Live), "Live, not {live:?}");
         let gap = self.next("the gap behind Live", millis(100)).await;
@@ -184,7 +188,7 @@ impl Listener {
     }
 
     /// Waits for `fence` and returns what came before it.
-    pub async fn before(&mut self, fence: Fence) -> Vec<Signal> {
+    pub(crate) async fn before(&mut self, fence: Fence) -> Vec<Signal> {
         let mut signals = Vec::new();
         let reading = async {
             loop {
@@ -199,24 +203,24 @@ impl Listener {
         signals
     }
 
-    pub fn into_inner(self) -> Subscription {
+    pub(crate) fn into_inner(self) -> Subscription {
         self.0
     }
 }
 
 /// A fence, within a limit.
-pub async fn fence(transport: &RedisTransport) -> Fence {
+pub(crate) async fn fence(transport: &RedisTransport) -> Fence {
     in_time("a fence", secs(11), transport.fence()).await.expect("an echo")
 }
 
 /// A topic of this name.
-pub fn topic(name: &str) -> Topic {
+pub(crate) fn topic(name: &str) -> Topic {
     Topic::new(name).expect("legal")
 }
 
 /// Runs the test of this name in a process of its own, where memory is its alone; returns whether
 /// this is that process.
-pub fn is_alone(test: &str) -> bool {
+pub(crate) fn is_alone(test: &str) -> bool {
     const ALONE: &str = "HYDRATECACHE_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
         return true;
@@ -234,7 +238,7 @@ pub fn is_alone(test: &str) -> bool {
 }
 
 /// What this process holds in memory, in bytes.
-pub fn resident_bytes() -> usize {
+pub(crate) fn resident_bytes() -> usize {
     // Linux has pages of 4 KiB wherever these tests run; larger ones would only be more tolerant.
     const PAGE: usize = 4096;
     let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
