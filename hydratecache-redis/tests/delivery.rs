@@ -27,10 +27,7 @@ async fn a_write_reaches_a_replica_of_another_process() {
     let users = Replica::new();
     let hydration = to.hydrate(users.clone()).await.expect("subscribes");
     for number in 0..1000 {
-        writes
-            .publish(format!("user:{number}"), &format!("name {number}"))
-            .await
-            .expect("published");
+        from.publish(format!("user:{number}"), &format!("name {number}")).await.expect("published");
     }
     hydration.caught_up().await.expect("caught up");
     assert_eq!(users.len(), 1000);
