@@ -7,11 +7,15 @@ use crate::options::Bench;
 use crate::report::{Figure, Goal, Ratio};
 use crate::values::{Product, Sample, Session};
 
-pub(super) const NAMES: &[&str] =
-    &["memory_publish_to_applied", "memory_publish_to_applied_80_bytes"];
+pub(super) const PRODUCTS: &[&str] = &["memory_publish_to_applied"];
+pub(super) const SESSIONS: &[&str] = &["memory_publish_to_applied_80_bytes"];
 
-pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>> {
-    Ok(vec![figure::<Product>(bench, NAMES[0])?, figure::<Session>(bench, NAMES[1])?])
+pub(super) fn products(bench: &Bench) -> Result<Vec<Figure>> {
+    Ok(vec![figure::<Product>(bench, PRODUCTS[0])?])
+}
+
+pub(super) fn sessions(bench: &Bench) -> Result<Vec<Figure>> {
+    Ok(vec![figure::<Session>(bench, SESSIONS[0])?])
 }
 
 fn figure<T: Sample>(bench: &Bench, name: &str) -> Result<Figure> {

@@ -16,36 +16,48 @@ use crate::report::{Figure, Goal, Ratio};
 use crate::rounds::{CpuTime, nanoseconds, per};
 use crate::values::{self, Product, Sample};
 
-pub(super) const NAMES: &[&str] =
-    &["replica_get", "replica_pinned_get", "replica_get_with_ttl", "moka_get_over_replica_get"];
+pub(super) const SHARED: &[&str] = &["replica_get"];
+pub(super) const PINNED: &[&str] = &["replica_pinned_get"];
+pub(super) const WITH_TTL: &[&str] = &["replica_get_with_ttl"];
+pub(super) const MOKA: &[&str] = &["moka_get_over_replica_get"];
 
 const ENTRIES: usize = 10_000;
 const LONG: Duration = Duration::from_secs(3600);
 
 type Map = papaya::HashMap<Key, Arc<Product>, foldhash::fast::RandomState>;
 
-pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>> {
+pub(super) fn shared(bench: &Bench) -> Result<Vec<Figure>> {
+    let figure = figure(bench, SHARED[0], replica_get, papaya_get, Ratio::OursToRaw)?;
+    let figure = figure.with_note("both share the value by cloning its Arc");
+    Ok(vec![figure.with_goal(Goal::RatioAtMost(1.15))])
+}
+
+pub(super) fn pinned(bench: &Bench) -> Result<Vec<Figure>> {
+    let figure = figure(bench, PINNED[0], replica_pinned_get, papaya_pinned_get, Ratio::OursToRaw)?;
+    Ok(vec![figure.with_note("both borrow the value").with_goal(Goal::RatioAtMost(1.15))])
+}
+
+pub(super) fn with_ttl(bench: &Bench) -> Result<Vec<Figure>> {
+    let figure = figure(bench, WITH_TTL[0], replica_get_with_ttl, papaya_get, Ratio::OursToRaw)?;
+    Ok(vec![figure.with_note("ours reads the clock; raw has no TTL")])
+}
+
+pub(super) fn moka(bench: &Bench) -> Result<Vec<Figure>> {
+    let figure = figure(bench, MOKA[0], replica_get, moka_get, Ratio::SpeedUp)?.with_note(
+        "raw is moka::future::Cache::new(100,000), String to Arc; its reads are awaited in one \
+         future that futures::executor::block_on runs",
+    );
+    Ok(vec![figure.with_goal(Goal::RatioAtLeast(8.0))])
+}
+
+/// Nanoseconds of CPU time per read.
+type Reads = fn(&Rows, Duration) -> f64;
+
+fn figure(bench: &Bench, name: &str, ours: Reads, raw: Reads, ratio: Ratio) -> Result<Figure> {
     let rows = Rows::new()?;
-    let figure = |name, ours: fn(&Rows, Duration) -> f64, raw: fn(&Rows, Duration) -> f64| {
-        let rounds =
-            bench.plan.interleave(|round| Ok(ours(&rows, round)), |round| Ok(raw(&rows, round)))?;
-        let ratio = if name == NAMES[3] { Ratio::SpeedUp } else { Ratio::OursToRaw };
-        Result::<_>::Ok(Figure::of_rounds(name, "ns", &rounds, ratio))
-    };
-    Ok(vec![
-        figure(NAMES[0], replica_get, papaya_get)?
-            .with_goal(Goal::RatioAtMost(1.15))
-            .with_note("both share the value by cloning its Arc"),
-        figure(NAMES[1], replica_pinned_get, papaya_pinned_get)?
-            .with_goal(Goal::RatioAtMost(1.15))
-            .with_note("both borrow the value"),
-        figure(NAMES[2], replica_get_with_ttl, papaya_get)?
-            .with_note("reads the clock; raw has no TTL"),
-        figure(NAMES[3], replica_get, moka_get)?.with_goal(Goal::RatioAtLeast(8.0)).with_note(
-            "raw is moka::future::Cache::new(100,000), String to Arc; its reads are awaited in one \
-             future that futures::executor::block_on runs",
-        ),
-    ])
+    let rounds =
+        bench.plan.interleave(|round| Ok(ours(&rows, round)), |round| Ok(raw(&rows, round)))?;
+    Ok(Figure::of_rounds(name, "ns", &rounds, ratio))
 }
 
 /// What is read, and in which order.

@@ -1,39 +1,81 @@
 //! Order: what was accepted before a fence comes before it, and messages come as they were sent.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
 use futures::StreamExt;
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use futures::stream::FuturesOrdered;
-use hydratecache::{Fence, Key, Message, Origin, Signal, Subscription, Topic, Transport};
+use hydratecache::{
+    ErrorKind, Fence, Key, Message, Origin, Signal, Subscription, Topic, Transport,
+};
 use hydratecache_redis::{RedisConfig, RedisTransport};
+use hydratecache_testkit::broker::Broker;
 use hydratecache_testkit::proxy::FaultProxy;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::task::coop::{consume_budget, has_budget_remaining};
 
 use crate::support::{
-    Listener, Writer, effort, fence, in_time, millis, number, redis, secs, topic,
+    Listener, Writer, admin, effort, fence, in_time, millis, number, redis, secs, topic,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_acknowledged_before_a_fence_arrives_before_it_under_load() {
     let broker = redis().await;
     let reader = RedisTransport::connect(broker.url()).await.expect("connects");
+    fences_prove_the_past(&broker, &reader, effort(1000, 20_000)).await;
+}
+
+/// The server's refusal is a reply more than fred counts on. On a slow link what is acknowledged
+/// elsewhere is still on its way when a reply that is one early arrives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_denied_subscription_makes_no_fence_early_and_denies_no_other() {
+    let broker = redis().await;
+    let rules = ["on", ">hunter2", "+@all", "&users", "&granted.*"];
+    admin(&broker, &[&["ACL", "SETUSER", "ada"], &rules[..]].concat()).await;
+    let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
+    let url = format!("redis://ada:hunter2@{}", proxy.addr());
+    let reader = RedisTransport::connect(&url).await.expect("connects");
+    proxy.delay(millis(5), millis(0));
+    let asking = ["granted.1", "denied.1", "granted.2", "denied.2"].map(|name| {
+        let reader = reader.clone();
+        tokio::spawn(async move {
+            loop {
+                let subscribing = in_time("an answer", secs(2), reader.subscribe(topic(name)));
+                match subscribing.await.map_err(|error| error.kind()) {
+                    Ok(_) => assert!(name.starts_with("granted"), "{name} is deaf"),
+                    Err(ErrorKind::Closed) => return,
+                    Err(kind) => {
+                        assert_eq!((kind, &name[..6]), (ErrorKind::Denied, "denied"));
+                    }
+                }
+            }
+        })
+    });
+    fences_prove_the_past(&broker, &reader, effort(150, 5000)).await;
+    for asking in in_time("who asks to hear of the close", secs(2), join_all(asking)).await {
+        asking.expect("nobody is answered wrongly");
+    }
+}
+
+/// Asks for `fences` amid publishers at full speed, and closes `reader`.
+async fn fences_prove_the_past(broker: &Broker, reader: &RedisTransport, fences: usize) {
     let other = RedisTransport::connect(broker.url()).await.expect("connects");
     let topic = topic("users");
-    let subscription = Listener::on(&reader, &topic).await.into_inner();
+    let subscription = Listener::on(reader, &topic).await.into_inner();
     let over = Arc::new(AtomicBool::new(false));
-    let load: Vec<Load> = [(&reader, 1), (&reader, 64), (&other, 1), (&other, 64)]
+    let load: Vec<Load> = [(reader, 1), (reader, 64), (&other, 1), (&other, 64)]
         .map(|(transport, batch)| Load::start(transport, &topic, batch, &over))
         .into();
     let (sender, mut passed) = mpsc::unbounded_channel();
     let reading = tokio::spawn(read(subscription, sender));
-    for _ in 0..effort(1000, 20_000) {
+    for _ in 0..fences {
         let acknowledged: Vec<_> = load.iter().map(Load::acknowledged).collect();
-        let fence = fence(&reader).await;
+        let fence = fence(reader).await;
         let arrived = in_time("the fence in the subscription", secs(10), async {
             loop {
                 let (passing, arrived) = passed.recv().await.expect("the reader reads");
@@ -139,7 +181,42 @@ async fn a_fence_right_after_a_reconnect_passes_every_subscription_behind_its_ga
     }
 }
 
-/// More publishes than one turn of Tokio's scheduler has budget for, begun in one go.
+/// A task that has used up its turn of Tokio's scheduler begins a publish all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publish_that_waits_for_the_link_keeps_its_place_without_budget() {
+    let broker = redis().await;
+    let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
+    let far =
+        RedisTransport::connect(&format!("redis://{}", proxy.addr())).await.expect("connects");
+    let near = RedisTransport::connect(broker.url()).await.expect("connects");
+    let topic = topic("users");
+    let mut listener = Listener::on(&near, &topic).await;
+    let mut writer = Writer::new(&far, &topic);
+    for round in 0..effort(3, 100) {
+        lose(&proxy).await;
+        let mut first = far.publish(topic.clone(), vec![writer.message(8)]);
+        while has_budget_remaining() {
+            let _ = futures::poll!(pin!(consume_budget()));
+        }
+        assert!(futures::poll!(&mut first).is_pending(), "there is no link");
+        let (other, there, message) = (far.clone(), topic.clone(), writer.message(8));
+        let second = tokio::spawn(async move { other.publish(there, vec![message]).await });
+        tokio::time::sleep(millis(20)).await;
+        proxy.heal().expect("heals");
+        let (first, second) = in_time("the link to be back", secs(5), join(first, second)).await;
+        first.expect("published");
+        second.expect("no panic").expect("published");
+        listener.numbers([2 * round + 1, 2 * round + 2]).await;
+    }
+}
+
+/// Cuts the link, and waits for as long as a publish is of unknown outcome.
+async fn lose(proxy: &FaultProxy) {
+    proxy.cut();
+    in_time("the cut", secs(1), proxy.wait_for(|stats| stats.open == 0)).await;
+    tokio::time::sleep(millis(50)).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publishes_that_wait_for_the_link_arrive_in_the_order_in_which_they_began() {
     let broker = redis().await;
@@ -151,10 +228,7 @@ async fn publishes_that_wait_for_the_link_arrive_in_the_order_in_which_they_bega
     let mut listener = Listener::on(&near, &topic).await;
     let mut writer = Writer::new(&far, &topic);
     for round in 0..effort(5_u64, 100) {
-        proxy.cut();
-        proxy.wait_for(|stats| stats.open == 0).await;
-        // Until that is known, a publish is of unknown outcome.
-        tokio::time::sleep(millis(50)).await;
+        lose(&proxy).await;
         let messages: Vec<_> = (0..500).map(|_| writer.message(8)).collect();
         let publishing =
             messages.into_iter().map(|message| far.publish(topic.clone(), vec![message]));
