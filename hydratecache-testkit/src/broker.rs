@@ -5,10 +5,10 @@
 //! through `HYDRATECACHE_SERVICES_SCRIPT` or, where that is not set, in the folders above the crate under
 //! test.
 //!
-//! ```no_run
+//! ```
 //! use hydratecache_testkit::broker::{Broker, Kind};
 //!
-//! # async fn example() -> std::io::Result<()> {
+//! # #[tokio::main] async fn main() -> std::io::Result<()> {
 //! let redis = Broker::builder(Kind::Redis).with_setting("maxmemory 10mb").start().await?;
 //! redis.kill9().await?;
 //! redis.start_again().await?; // on the same port

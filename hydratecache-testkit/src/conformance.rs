@@ -143,10 +143,7 @@ pub fn unique_topic(name: &str) -> Topic {
 /// expression makes. It is evaluated in each test, and may await.
 ///
 /// The crate that uses it needs `tokio` with the features `macros` and `rt-multi-thread`.
-///
-/// ```ignore
-/// hydratecache_testkit::conformance_tests!(MySubject::start().await);
-/// ```
+/// The [module](crate::conformance) shows a use.
 #[macro_export]
 macro_rules! conformance_tests {
     ($subject:expr) => {
