@@ -90,8 +90,9 @@ where
 {
     async fn put(&self, key: &Key, entry: Entry<T>) -> bool {
         self.compute(K::from(key), |resident| {
-            let replaces = entry.replaces(resident.and_then(Entry::version));
-            if replaces { Op::Put(entry) } else { Op::Nop }
+            let resident = resident.and_then(Entry::version);
+            let replaces = entry.replaces(resident);
+            if replaces { Op::Put(entry.not_older_than(resident)) } else { Op::Nop }
         })
         .await
     }

@@ -50,7 +50,8 @@ use crate::{Key, Version};
 /// All calls for one cache come from one task, in order; what users do to their cache meanwhile
 /// runs beside it, so each call must be atomic for its key.
 pub trait LocalCache<T>: Send + Sync + 'static {
-    /// Stores `entry`, if it [replaces](Entry::replaces) what is there. `true`: it was stored.
+    /// Stores `entry`, if it [replaces](Entry::replaces) what is there, and then as one that is
+    /// [not older](Entry::not_older_than) than that. `true`: it was stored.
     fn put(&self, key: &Key, entry: Entry<T>) -> impl Future<Output = bool> + Send;
 
     /// Removes the entry of `key`, unless its version is newer than `version`. Without a version:
@@ -135,6 +136,14 @@ impl<T> Entry<T> {
     #[must_use]
     pub fn is_expired(&self) -> bool {
         self.expires_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// The same entry, with `resident` as its version if it has none of its own: what was loaded
+    /// under a lease is at least as new as what it replaces, so nothing older than that may
+    /// replace it.
+    #[must_use]
+    pub fn not_older_than(self, resident: Option<Version>) -> Self {
+        Self { version: self.version.or(resident), ..self }
     }
 
     /// Whether this entry takes the place of one with the version `resident`. One without a version

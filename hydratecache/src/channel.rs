@@ -5,14 +5,14 @@ mod event;
 mod write;
 
 use std::borrow::Borrow;
-use std::collections::VecDeque;
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use futures::{Stream, StreamExt};
+use futures::stream::FuturesOrdered;
+use futures::{FutureExt, Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -190,36 +190,34 @@ impl<T: Send + Sync + 'static> Channel<T> {
     {
         const BATCH: usize = 256;
         const OVERLAP: usize = 4;
-        let mut batches = pin!(drafts.ready_chunks(BATCH));
-        let mut under_way = VecDeque::with_capacity(OVERLAP);
+        let mut batches = pin!(drafts.ready_chunks(BATCH).fuse());
+        let mut under_way = FuturesOrdered::new();
         let mut published = 0;
-        let after = |published: u64| {
-            move |error: Error| error.in_context(format!("after {published} published messages"))
-        };
-        while let Some(drafts) = batches.next().await {
-            let (batch, failed) = self.0.encode_all(drafts.into_iter().map(Into::into));
-            if !batch.is_empty() {
-                under_way.push_back((batch.len() as u64, self.0.lane.publish_batch(batch)));
-            }
-            // The in-process transport answers at once; its readers need their turn.
-            tokio::task::yield_now().await;
-            let keep = if failed.is_some() { 0 } else { OVERLAP - 1 };
-            while under_way.len() > keep {
-                let Some((count, answer)) = under_way.pop_front() else {
-                    break;
-                };
-                answer.await.map_err(after(published))?;
-                published += count;
-            }
-            if let Some(error) = failed {
-                return Err(after(published)(error));
+        let mut failed = None;
+        loop {
+            tokio::select! {
+                // Answers are waited for while the stream has nothing, so that nothing stalls.
+                Some((count, answer)) = under_way.next() => {
+                    let answer: Result<()> = answer;
+                    answer.map_err(|error| after(published, &error))?;
+                    published += count;
+                }
+                Some(drafts) = batches.next(), if under_way.len() < OVERLAP && failed.is_none() => {
+                    let drafts: Vec<D> = drafts;
+                    let (batch, error) = self.0.encode_all(drafts.into_iter().map(Into::into));
+                    failed = error;
+                    if !batch.is_empty() {
+                        let count = batch.len() as u64;
+                        let answer = self.0.lane.publish_batch(batch);
+                        under_way.push_back(answer.map(move |answer| (count, answer)));
+                    }
+                    // The in-process transport answers at once; its readers need their turn.
+                    tokio::task::yield_now().await;
+                }
+                else => break,
             }
         }
-        for (count, answer) in under_way {
-            answer.await.map_err(after(published))?;
-            published += count;
-        }
-        Ok(published)
+        failed.map_or(Ok(published), |error| Err(after(published, &error)))
     }
 
     /// Waits until every publish that began before has its answer, which went to its publisher.
@@ -385,6 +383,10 @@ impl<T: 'static> Inner<T> {
         );
         rejection
     }
+}
+
+fn after(published: u64, error: &Error) -> Error {
+    error.in_context(format!("after {published} published messages"))
 }
 
 fn media_type(content_type: Option<&ContentType>) -> &str {

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use crate::message::Position;
 use crate::transport::Transport;
 use crate::version::HybridClock;
-use crate::{Error, Kind, Message, Origin, Result, Topic, Version};
+use crate::{Error, ErrorKind, Kind, Message, Origin, Result, Topic, Version};
 use pulse::Pulse;
 
 /// What a publish returns: which message the broker now has.
@@ -114,6 +114,15 @@ struct Gathering {
     under_way: Vec<WeakShared<BoxFuture<'static, Answer>>>,
 }
 
+impl Gathering {
+    fn forget_finished(&mut self) {
+        let is_under_way = |flight: &WeakShared<_>| {
+            flight.upgrade().is_some_and(|flight: Flight| flight.peek().is_none())
+        };
+        self.under_way.retain(is_under_way);
+    }
+}
+
 /// The batch that is open for more. A publish that is dropped takes its message out again.
 struct Open {
     batch: Arc<Batch>,
@@ -182,8 +191,11 @@ impl Lane {
         if let Some(batch) = open {
             let _flight = self.0.depart(&batch);
         }
-        let under_way: Vec<Flight> =
-            lock(&self.0.gathering).under_way.iter().filter_map(WeakShared::upgrade).collect();
+        let under_way: Vec<Flight> = {
+            // A batch that is just being handed over is neither open nor under way yet.
+            let _order = lock(&self.0.order);
+            lock(&self.0.gathering).under_way.iter().filter_map(WeakShared::upgrade).collect()
+        };
         for flight in under_way {
             // The answer goes to those who published; here only the end matters.
             let _ = flight.await;
@@ -217,7 +229,9 @@ impl Inner {
         // ready handle has given its answer away, hence the clone.
         let mut cx = Context::from_waker(Waker::noop());
         if Pin::new(&mut flight.clone()).poll(&mut cx).is_pending() {
-            lock(&self.gathering).under_way.extend(flight.downgrade());
+            let mut gathering = lock(&self.gathering);
+            gathering.forget_finished();
+            gathering.under_way.extend(flight.downgrade());
         }
         flight
     }
@@ -244,38 +258,37 @@ impl Inner {
         if data > 0 {
             order.last_sequence += data;
             order.last_publish = Instant::now();
-            self.pulse.start(self);
+            self.pulse.published(self);
         }
         sent
     }
 
-    /// Sends `batch`, unless another of those in it did so before.
-    fn depart(self: &Arc<Self>, batch: &Batch) -> Flight {
+    /// Sends `batch`, unless another of those in it did so before. `None`: it can never be sent,
+    /// because everyone left it, or the transport panicked when it was handed over.
+    fn depart(self: &Arc<Self>, batch: &Arc<Batch>) -> Option<Flight> {
         // Under this lock a batch is either open, or departed and set.
         let mut order = lock(&self.order);
         if let Some(departed) = batch.0.get() {
-            return departed.flight.clone();
+            return Some(departed.flight.clone());
         }
-        let messages = lock(&self.gathering).open.take().map(|open| open.messages);
+        let is_ours = |open: &mut Open| Arc::ptr_eq(&open.batch, batch);
+        let open = lock(&self.gathering).open.take_if(is_ours)?;
         let mut dropped = Vec::new();
         let mut kept = Vec::new();
-        for (place, message) in messages.into_iter().flatten().enumerate() {
+        for (place, message) in open.messages.into_iter().enumerate() {
             match message {
                 Some(message) => kept.push(message),
                 None => dropped.push(place),
             }
         }
         let flight = self.launch(&mut order, kept);
-        batch.0.get_or_init(|| Departed { flight, dropped }).flight.clone()
+        Some(batch.0.get_or_init(|| Departed { flight, dropped }).flight.clone())
     }
 
     /// Joins the open batch, or opens one.
     fn join(&self, message: Message) -> Joined {
         let mut gathering = lock(&self.gathering);
-        let is_under_way = |flight: &WeakShared<_>| {
-            flight.upgrade().is_some_and(|flight: Flight| flight.peek().is_none())
-        };
-        gathering.under_way.retain(is_under_way);
+        gathering.forget_finished();
         let alone = gathering.under_way.is_empty() && gathering.open.is_none();
         let open = gathering
             .open
@@ -363,9 +376,6 @@ impl Future for Publish {
     type Output = Result<Receipt>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Stage::Refused(error) = &mut self.0 {
-            return Poll::Ready(Err(error.take().expect("polled after it was ready")));
-        }
         if let Stage::New { .. } = self.0 {
             self.begin();
             if let Stage::Gathering { .. } = self.0 {
@@ -376,6 +386,9 @@ impl Future for Publish {
         }
         if let Stage::Gathering { .. } = self.0 {
             self.depart();
+        }
+        if let Stage::Refused(error) = &mut self.0 {
+            return Poll::Ready(Err(error.take().expect("polled after it was ready")));
         }
         let Stage::Waiting { flight, place } = &mut self.0 else {
             panic!("polled after it was ready");
@@ -405,7 +418,11 @@ impl Publish {
         else {
             return;
         };
-        let flight = lane.depart(&batch);
+        let Some(flight) = lane.depart(&batch) else {
+            let what = "the transport panicked while it took the batch; it may have been sent";
+            self.0 = Stage::Refused(Some(Error::new(ErrorKind::UnknownOutcome, what)));
+            return;
+        };
         if let Some(departed) = batch.0.get() {
             place.index -= departed.dropped.partition_point(|dropped| *dropped < place.index);
         }

@@ -102,6 +102,10 @@ impl Tracker {
         if let Some(heard) = self.heard.get_mut(&origin) {
             heard.at = self.now;
             if sequence <= heard.last {
+                if sequence == heard.last {
+                    // Nothing of this origin was lost up to here: no jump is covered any more.
+                    heard.epoch = epoch;
+                }
                 return Advance::Not;
             }
             let steps = sequence - heard.last;
@@ -250,6 +254,9 @@ mod tests {
         assert_eq!(tracker.message(at(1, 5)), Verdict::Duplicate);
         assert_eq!(tracker.message(at(1, 9)), Verdict::Next);
         assert_eq!(tracker.message(at(1, 11)), Verdict::After(NonZeroU64::MIN));
+        tracker.covered_by_the_link();
+        assert_eq!(tracker.heartbeat(at(1, 11)), None, "nothing was lost after all");
+        assert_eq!(tracker.message(at(1, 13)), Verdict::After(NonZeroU64::MIN));
     }
 
     #[test]

@@ -262,6 +262,28 @@ async fn heartbeats_tell_of_a_lost_last_message_and_grow_ever_rarer() {
     tokio::time::sleep(Duration::from_secs(3600)).await;
     let sent = writer.stats().batches - before;
     assert!((12..=20).contains(&sent), "{sent} heartbeats in an hour");
+
+    // A publish after a long silence is followed by a heartbeat as soon as the first one was.
+    let before = writer.stats().batches;
+    writer.publish("b", &"3".to_owned()).await.expect("published");
+    tokio::time::sleep(Duration::from_secs(16)).await;
+    assert_eq!(
+        writer.stats().batches - before,
+        3,
+        "the publish, and heartbeats after 5 s and 15 s"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_pauses_holds_up_nothing_that_it_yielded() {
+    let broker = MemoryBroker::new();
+    let (writer, mut updates) = (channel(&broker), channel(&broker).subscribe().await.expect("ok"));
+    let first = stream::iter([("a".to_owned(), "1".to_owned())]);
+    let publishing = writer.publish_all(first.chain(stream::pending()));
+    tokio::select! {
+        outcome = publishing => panic!("the stream has not ended: {outcome:?}"),
+        update = update(&mut updates) => assert_eq!(update.value().map(String::as_str), Some("1")),
+    }
 }
 
 #[tokio::test]

@@ -451,6 +451,36 @@ async fn a_hydration_that_ended_says_so() {
 }
 
 #[tokio::test]
+async fn what_a_cache_held_before_is_not_trusted() {
+    let fleet = Fleet::new(VersionDomain::Clock);
+    let hydration = fleet.reader.hydrate(fleet.replica.clone()).await.expect("starts");
+    fleet.writer.publish("a", &"1".to_owned()).await.expect("accepted");
+    within(hydration.caught_up()).await.expect("caught up");
+    drop(hydration);
+    fleet.writer.publish("a", &"2".to_owned()).await.expect("accepted");
+    let hydration = fleet.reader.hydrate(fleet.replica.clone()).await.expect("starts");
+    assert_eq!(hydration.freshness().proven_within(), None, "nothing is proven yet");
+    within(hydration.caught_up()).await.expect("caught up");
+    assert_eq!((fleet.read("a"), hydration.stats().gaps), (None, 1));
+}
+
+#[tokio::test]
+async fn what_was_loaded_without_a_version_is_not_replaced_by_what_it_replaced() {
+    let fleet = Fleet::new(VersionDomain::Caller);
+    let hydration = fleet.reader.hydrate(fleet.replica.clone()).await.expect("starts");
+    fleet.put("a", "five", 5).await;
+    within(hydration.caught_up()).await.expect("caught up");
+    let lease = hydration.lease(Key::new("a").expect("legal"));
+    assert!(within(hydration.fill(lease, Loaded::new("loaded".to_owned()))).await.expect("runs"));
+    fleet.put("a", "two", 2).await;
+    within(hydration.caught_up()).await.expect("caught up");
+    assert_eq!(fleet.read("a").as_deref(), Some("loaded"));
+    fleet.put("a", "six", 6).await;
+    within(hydration.caught_up()).await.expect("caught up");
+    assert_eq!(fleet.read("a").as_deref(), Some("six"));
+}
+
+#[tokio::test]
 async fn dropping_a_hydration_unsubscribes() {
     let fleet = Fleet::new(VersionDomain::Clock);
     let hydration = fleet.reader.hydrate(fleet.replica.clone()).await.expect("starts");

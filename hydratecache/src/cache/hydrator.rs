@@ -1,6 +1,7 @@
 //! The one task that writes to a cache: it applies what arrives, repairs what was lost, and says
 //! where it stands.
 
+use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use super::stats::Counters;
 use super::{Entry, GapAction, Loaded, LocalCache, Mode, SourceError};
 use crate::channel::Inner;
 use crate::transport::{Gap, Signal, Subscription};
+use crate::wire::{Rejection, RejectionReason};
 use crate::{Error, ErrorKind, Key, Kind, Message, Remaining, Result, Ttl, Version};
 
 pub(super) struct Hydrator<T, C> {
@@ -40,6 +42,9 @@ pub(super) struct Hydrator<T, C> {
 
 /// How many signals are applied before commands and timers get their turn.
 const ROUND: usize = 256;
+
+/// How often a key is read again because an update overtook its row, before all is read again.
+const READ_AGAIN: usize = 8;
 
 /// How often the memory of expired entries is given back.
 const SWEEP: Duration = Duration::from_secs(15);
@@ -62,11 +67,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     ) -> Hydration<T> {
         let reads_first = settings.source.is_some() && settings.mode == Mode::Hydrate;
         let now = Instant::now();
-        let status = Status {
-            is_warm: !reads_first,
-            proven_at: (!reads_first).then_some(now),
-            ..Status::default()
-        };
+        let status = Status { is_warm: !reads_first, ..Status::default() };
         let (status, watched) = watch::channel(status);
         let (sender, commands) = mpsc::channel(64);
         let counters = Arc::new(Counters::default());
@@ -90,6 +91,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     }
 
     async fn run(mut self) -> Result<(), Ended> {
+        if self.reload_at.is_none() && !self.cache.keys().is_empty() {
+            // What the cache held before this subscription may have been overtaken since.
+            self.gap(Gap::Unknown).await;
+        }
         let mut sweep = interval_at(Instant::now() + SWEEP, SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -135,11 +140,24 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             }
             Signal::Live => self.live().await,
             Signal::Gap(gap) => self.gap(gap).await,
-            Signal::Rejected(rejection) => {
-                self.counters.rejected.increment();
-                self.channel.count(rejection);
-            }
+            Signal::Rejected(rejection) => self.rejected(self.channel.count(rejection)).await,
         }
+    }
+
+    /// Something arrived that the transport could not read. What it said of a key that can be read
+    /// is news of that key; of anything else but foreign bytes, it is a write that is missing.
+    async fn rejected(&mut self, rejection: Rejection) {
+        match (rejection.key(), rejection.reason()) {
+            (Some(key), _) => self.reject(key, None).await,
+            (None, RejectionReason::NotAnEnvelope) => self.counters.rejected.increment(),
+            (None, _) => self.reject_all().await,
+        }
+    }
+
+    /// A message that no key stands for could not be used.
+    async fn reject_all(&mut self) {
+        self.counters.rejected.increment();
+        self.gap(Gap::Exact(NonZeroU64::MIN)).await;
     }
 
     /// The link is back. Where a gap follows at once, the state goes from suspect to suspect: no
@@ -162,10 +180,12 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.ledger.overtaken();
         let now = Instant::now();
         match self.settings.action(gap) {
-            GapAction::Reload => self.reload_soon(),
-            GapAction::Clear => {
+            GapAction::Reload if self.settings.source.is_some() => self.reload_soon(),
+            // An empty cache holds nothing stale; how fresh what comes is, the next fence proves.
+            GapAction::Reload | GapAction::Clear => {
+                self.reload_at = None;
                 self.cache.clear(None).await;
-                self.change(|status| status.prove(now));
+                self.change(Status::repaired);
             }
             GapAction::Suspect => self.change(|status| status.suspect(now)),
             GapAction::Ignore => self.change(|status| status.is_unproven = true),
@@ -190,7 +210,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     async fn message(&mut self, message: &Message) {
         self.counters.received.increment();
         let Ok(version) = self.channel.accept(message) else {
-            return self.reject(message.key(), None).await;
+            return match message.key() {
+                Some(key) => self.reject(key, None).await,
+                None => self.reject_all().await,
+            };
         };
         let Some(key) = message.key() else {
             if message.kind() == Kind::Clear {
@@ -252,7 +275,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 }
                 self.count(is_stored);
             }
-            Err(_) => self.reject(Some(key), Some(version)).await,
+            Err(_) => self.reject(key, Some(version)).await,
         }
     }
 
@@ -264,16 +287,14 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     }
 
     /// A message could not be used: what the cache holds for its key is known to be old.
-    async fn reject(&mut self, key: Option<&Key>, version: Option<Version>) {
+    async fn reject(&mut self, key: &Key, version: Option<Version>) {
         self.counters.rejected.increment();
-        if let Some(key) = key {
-            self.leases.update(key);
-            self.ledger.updated(key, version);
-            if let Some(version) = version {
-                self.ledger.put(key, version, Instant::now());
-            }
-            self.cache.remove(key, None).await;
+        self.leases.update(key);
+        self.ledger.updated(key, version);
+        if let Some(version) = version {
+            self.ledger.put(key, version, Instant::now());
         }
+        self.cache.remove(key, None).await;
     }
 
     fn count(&self, is_applied: bool) {
@@ -378,15 +399,18 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             let what = "there is no source to reload from; give one with with_source";
             return ControlFlow::Continue(Err(Error::new(ErrorKind::InvalidInput, what)));
         };
+        let loads = |keys: Vec<Key>| {
+            let load = |key: Key| source.load(key.clone()).map(|row| row.map(|row| (key, row)));
+            stream::iter(keys).map(load).buffer_unordered(LOADS).boxed()
+        };
         let mut rows: BoxStream<'_, Row<T>> = match self.settings.mode {
-            Mode::UpdateIfPresent => {
-                let load = |key: Key| source.load(key.clone()).map(|row| row.map(|row| (key, row)));
-                stream::iter(self.cache.keys()).map(load).buffer_unordered(LOADS).boxed()
-            }
+            Mode::UpdateIfPresent => loads(self.cache.keys()),
             _ => source.scan().map(|row| row.map(|(key, row)| (key, Some(row)))).boxed(),
         };
+        // Keys whose update arrived before their row: which of the two is newer is not known.
+        let (mut again, mut rounds) = (Vec::new(), READ_AGAIN);
         let limit = self.settings.source_limit;
-        let mut deadline = Instant::now() + limit;
+        let mut deadline = after(limit);
         loop {
             tokio::select! {
                 signal = self.signals.next() => {
@@ -396,12 +420,26 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 }
                 Some(command) = self.commands.recv() => self.command(command).await,
                 row = timeout_at(deadline, rows.next()) => match row {
-                    Ok(None) => return ControlFlow::Continue(Ok(())),
-                    Ok(Some(row)) => {
-                        if let Err(error) = self.row(row).await {
-                            return ControlFlow::Continue(Err(error));
+                    Ok(None) if again.is_empty() || rounds == 0 => {
+                        if !again.is_empty() {
+                            self.ledger.overtaken();
                         }
-                        deadline = Instant::now() + limit;
+                        return ControlFlow::Continue(Ok(()));
+                    }
+                    Ok(None) => {
+                        rounds -= 1;
+                        for key in &again {
+                            self.ledger.read_again(key);
+                        }
+                        rows = loads(std::mem::take(&mut again));
+                        deadline = after(limit);
+                    }
+                    Ok(Some(row)) => {
+                        match self.row(row).await {
+                            Ok(overtaken) => again.extend(overtaken),
+                            Err(error) => return ControlFlow::Continue(Err(error)),
+                        }
+                        deadline = after(limit);
                     }
                     Err(_) => return ControlFlow::Continue(Err(source_is_slow(limit))),
                 },
@@ -409,18 +447,25 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         }
     }
 
-    async fn row(&mut self, row: Row<T>) -> Result<()> {
+    /// Applies a row. Returns its key if an update overtook it and it has no version to tell which
+    /// is newer.
+    async fn row(&mut self, row: Row<T>) -> Result<Option<Key>> {
         let (key, loaded) = row.map_err(|error| {
             Error::new(ErrorKind::Source, "reading the source failed; it is tried again")
                 .with_source(error)
         })?;
-        let Some(loaded) = loaded else { return Ok(()) };
-        let version = loaded.version.map(Version::caller);
-        if !self.ledger.scanned(&key, version) {
-            self.counters.leases_broken.increment();
-            return Ok(());
+        let version = loaded.as_ref().and_then(|loaded| loaded.version).map(Version::caller);
+        let Some(loaded) = loaded else {
+            // A key that is gone, unless it came back meanwhile; the end of the scan removes it.
+            self.ledger.unseen(&key);
+            return Ok(None);
+        };
+        if self.ledger.scanned(&key, version) {
+            self.store(&key, loaded).await?;
+            return Ok(None);
         }
-        self.store(&key, loaded).await.map(drop)
+        self.counters.leases_broken.increment();
+        Ok(version.is_none().then_some(key))
     }
 
     fn change(&self, change: impl FnOnce(&mut Status)) {
@@ -449,6 +494,12 @@ impl Status {
         self.source_error = None;
         self.is_unproven = false;
     }
+}
+
+/// A deadline so far away that no wait meets it stands for one that no clock can hold.
+fn after(limit: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(limit).unwrap_or(now + Duration::from_secs(365 * 86_400))
 }
 
 const MAX_BACKOFF: Duration = Duration::from_secs(30);

@@ -124,6 +124,20 @@ impl Ledger {
         }
     }
 
+    /// `key` is read again: only what arrives from now on overtakes its row.
+    pub(super) fn read_again(&mut self, key: &Key) {
+        if let Some(scan) = &mut self.scan {
+            scan.updated.remove(key);
+        }
+    }
+
+    /// The source has no value for `key` any more.
+    pub(super) fn unseen(&mut self, key: &Key) {
+        if let Some(scan) = &mut self.scan {
+            scan.seen.remove(key);
+        }
+    }
+
     /// The scan is over. Returns those of `resident` that it shows to be gone.
     pub(super) fn end_scan(&mut self, resident: Vec<Key>) -> (Scanned, Vec<Key>) {
         match self.scan.take() {

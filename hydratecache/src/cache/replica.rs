@@ -95,9 +95,10 @@ fn living<T>(entry: &Entry<T>) -> Option<&Entry<T>> {
 impl<T: Send + Sync + 'static> LocalCache<T> for Replica<T> {
     async fn put(&self, key: &Key, entry: Entry<T>) -> bool {
         let (map, _writing) = self.write();
-        let is_newer = entry.replaces(map.get(key).and_then(|resident| resident.version));
+        let resident = map.get(key).and_then(|resident| resident.version);
+        let is_newer = entry.replaces(resident);
         if is_newer {
-            map.insert(key.clone(), entry);
+            map.insert(key.clone(), entry.not_older_than(resident));
         }
         is_newer
     }
