@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,9 +10,10 @@ use fred::clients::Client;
 use fred::error::Error as FredError;
 use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
 use fred::types::config::Server;
+use futures::future::{Either, ready};
 use hydratecache::{Error, ErrorKind, Result, Topic};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Mutex, broadcast, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, broadcast, watch};
 use tokio::task::coop::{consume_budget, unconstrained};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -31,7 +33,7 @@ pub(crate) struct Publisher {
     limit: Duration,
     /// Those who found no connection wait here in order; who comes after them queues behind.
     waiting: AtomicUsize,
-    turns: Mutex<()>,
+    turns: Arc<Mutex<()>>,
     under_way: TaskTracker,
     /// From then on nobody waits for a connection.
     closing: CancellationToken,
@@ -97,7 +99,7 @@ impl Publisher {
             address,
             limit,
             waiting: AtomicUsize::new(0),
-            turns: Mutex::new(()),
+            turns: Arc::default(),
             under_way: TaskTracker::new(),
             closing: CancellationToken::new(),
             closed,
@@ -106,7 +108,7 @@ impl Publisher {
     }
 
     /// Publishes `bodies` in order. With a connection they are on their way after the first poll.
-    pub(crate) async fn publish(&self, topic: &Topic, bodies: Vec<Bytes>) -> Result<()> {
+    pub(crate) async fn publish(self: &Arc<Self>, topic: &Topic, bodies: Vec<Bytes>) -> Result<()> {
         let _under_way = self.under_way.token();
         // The first poll decides the order, so Tokio's budget must not turn it into a pause; a
         // loop of publishes that fail at once still has to let others run.
@@ -127,27 +129,49 @@ impl Publisher {
         let _ = timeout(ANSWER_LIMIT, self.under_way.wait()).await;
     }
 
-    async fn publish_now(&self, topic: &Topic, bodies: Vec<Bytes>) -> Result<()> {
+    async fn publish_now(self: &Arc<Self>, topic: &Topic, bodies: Vec<Bytes>) -> Result<()> {
         let channel = channel_name(topic);
         let deadline = Instant::now() + self.limit;
         let link = self.link.borrow().clone();
         let nobody_waits = self.waiting.load(Ordering::SeqCst) == 0;
         let Some(link) = link.filter(|_| nobody_waits) else {
-            return self.publish_in_turn(channel, bodies, deadline).await;
+            return self.wait_in_turn(channel, bodies, deadline).await;
         };
         self.answer(deadline, &link.lost, send(link.client, channel, bodies)).await
     }
 
-    /// Waits for a connection behind those who wait already, and hands over in that order.
-    async fn publish_in_turn(
-        &self,
+    /// Takes its place behind those who wait already, with the first poll, and then waits in a task:
+    /// a caller who stops polling holds up nobody behind it.
+    async fn wait_in_turn(
+        self: &Arc<Self>,
         channel: String,
         bodies: Vec<Bytes>,
         deadline: Instant,
     ) -> Result<()> {
-        let waiting = Waiting::begin(&self.waiting);
+        let waiting = Waiting::begin(self.clone());
+        let mut turn = Box::pin(self.turns.clone().lock_owned());
+        let turn = match futures::poll!(&mut turn) {
+            Poll::Ready(turn) => Either::Left(ready(turn)),
+            Poll::Pending => Either::Right(turn),
+        };
+        let publisher = self.clone();
+        let task = async move {
+            publisher.publish_in_turn(waiting, turn, (channel, bodies), deadline).await
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(task));
+        task.await.unwrap_or_else(|_| Err(self.was_closed()))
+    }
+
+    /// Waits for its turn and for a connection, and hands over before the next one's turn.
+    async fn publish_in_turn(
+        &self,
+        waiting: Waiting,
+        turn: impl Future<Output = OwnedMutexGuard<()>>,
+        (channel, bodies): (String, Vec<Bytes>),
+        deadline: Instant,
+    ) -> Result<()> {
         let connected = async {
-            let turn = self.turns.lock().await;
+            let turn = turn.await;
             let link = self.link.clone().wait_for(Option::is_some).await.ok()?.clone()?;
             Some((turn, link))
         };
@@ -159,7 +183,7 @@ impl Publisher {
         let (turn, link) = connected.ok_or_else(|| self.unavailable())?;
         let mut sending = Box::pin(send(link.client, channel, bodies));
         // Handed over by the first poll; the answer is not waited for in turn.
-        if let std::task::Poll::Ready(answer) = futures::poll!(&mut sending) {
+        if let Poll::Ready(answer) = futures::poll!(&mut sending) {
             return answer.map_err(|error| self.failed(&error));
         }
         drop(turn);
@@ -235,18 +259,19 @@ async fn send(client: Client, channel: String, mut bodies: Vec<Bytes>) -> Result
     answers.into_iter().try_for_each(|answer| answer.map(drop))
 }
 
-struct Waiting<'a>(&'a AtomicUsize);
+/// One who waits for a connection.
+struct Waiting(Arc<Publisher>);
 
-impl<'a> Waiting<'a> {
-    fn begin(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(count)
+impl Waiting {
+    fn begin(publisher: Arc<Publisher>) -> Self {
+        publisher.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(publisher)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Waiting {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -6,9 +6,10 @@
 //! first to be polled again sends it. Batches overlap; sequences are allotted and batches handed
 //! to the transport under one lock, so their order is the transport's.
 //!
-//! A batch under way is a [`Shared`] future that every caller in it polls. No caller depends on
-//! another one being polled, and it is dropped only when all of them are.
+//! A batch under way is a [`Flight`] that every caller in it can drive. No caller depends on another
+//! one being polled, and the batch is dropped only when all of them are.
 
+mod flight;
 mod pulse;
 
 use std::fmt;
@@ -22,13 +23,13 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::time::Instant;
 
 use crate::message::Position;
 use crate::transport::Transport;
 use crate::version::HybridClock;
 use crate::{Error, ErrorKind, Kind, Message, Origin, Result, Topic, Version};
+use flight::{Flight, WeakFlight};
 use pulse::Pulse;
 
 /// What a publish returns: which message the broker now has.
@@ -77,7 +78,6 @@ struct Counters {
 const MAX_BATCH: usize = 512;
 
 type Answer = Result<Sent, Error>;
-type Flight = Shared<BoxFuture<'static, Answer>>;
 
 /// Where a batch's numbers begin.
 #[derive(Debug, Clone, Copy)]
@@ -111,15 +111,13 @@ struct Order {
 struct Gathering {
     open: Option<Open>,
     /// Batches whose outcome somebody still waits for.
-    under_way: Vec<WeakShared<BoxFuture<'static, Answer>>>,
+    under_way: Vec<WeakFlight>,
 }
 
 impl Gathering {
     fn forget_finished(&mut self) {
-        let is_under_way = |flight: &WeakShared<_>| {
-            flight.upgrade().is_some_and(|flight: Flight| flight.peek().is_none())
-        };
-        self.under_way.retain(is_under_way);
+        let is_under_way = |flight: Flight| !flight.has_landed();
+        self.under_way.retain(|flight| flight.upgrade().is_some_and(is_under_way));
     }
 }
 
@@ -194,7 +192,7 @@ impl Lane {
         let under_way: Vec<Flight> = {
             // A batch that is just being handed over is neither open nor under way yet.
             let _order = lock(&self.0.order);
-            lock(&self.0.gathering).under_way.iter().filter_map(WeakShared::upgrade).collect()
+            lock(&self.0.gathering).under_way.iter().filter_map(WeakFlight::upgrade).collect()
         };
         for flight in under_way {
             // The answer goes to those who published; here only the end matters.
@@ -224,14 +222,13 @@ impl Inner {
             if answer.is_ok() { published } else { failed }.fetch_add(count, Ordering::Relaxed);
             answer.map(|()| sent)
         };
-        let flight = answer.boxed().shared();
-        // The first poll hands the batch over: that must not wait for a caller to be polled. A
-        // ready handle has given its answer away, hence the clone.
+        let mut flight = Flight::new(answer.boxed());
+        // The first poll hands the batch over: that must not wait for a caller to be polled.
         let mut cx = Context::from_waker(Waker::noop());
-        if Pin::new(&mut flight.clone()).poll(&mut cx).is_pending() {
+        if Pin::new(&mut flight).poll(&mut cx).is_pending() {
             let mut gathering = lock(&self.gathering);
             gathering.forget_finished();
-            gathering.under_way.extend(flight.downgrade());
+            gathering.under_way.push(flight.downgrade());
         }
         flight
     }

@@ -78,6 +78,12 @@ impl Tracker {
     /// A heartbeat was seen: `position` is the last message that its origin sent. Returns how many
     /// messages are missing up to and including that one.
     pub fn heartbeat(&mut self, position: Position) -> Option<NonZeroU64> {
+        if let Some(heard) = self.heard.get_mut(&position.origin)
+            && heard.last == position.sequence.get()
+        {
+            // Nothing of this origin was lost up to here: no jump is covered any more.
+            heard.epoch = self.epoch;
+        }
         match self.advance(position.origin, position.sequence.get()) {
             Advance::By(steps) => NonZeroU64::new(steps),
             Advance::Freely | Advance::Not => None,
@@ -102,10 +108,6 @@ impl Tracker {
         if let Some(heard) = self.heard.get_mut(&origin) {
             heard.at = self.now;
             if sequence <= heard.last {
-                if sequence == heard.last {
-                    // Nothing of this origin was lost up to here: no jump is covered any more.
-                    heard.epoch = epoch;
-                }
                 return Advance::Not;
             }
             let steps = sequence - heard.last;

@@ -28,7 +28,11 @@ impl<T> Replica<T> {
     /// An empty replica.
     #[must_use]
     pub fn new() -> Self {
-        let map = Map::with_hasher(foldhash::fast::RandomState::default());
+        // Reads need not look into two tables while the map grows; the one writer can wait for it.
+        let map = papaya::HashMap::builder()
+            .hasher(foldhash::fast::RandomState::default())
+            .resize_mode(papaya::ResizeMode::Blocking)
+            .build();
         Self(Arc::new(Shared { map, writing: Mutex::new(()) }))
     }
 
