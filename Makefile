@@ -28,7 +28,8 @@ check: ## Format, lints, docs and licences, with warnings denied
 	cargo deny --all-features check bans licenses sources
 
 bench: ## Prints every figure beside the raw client's (BENCH="--only redis_publish_512")
-	cargo run --quiet --release -p hydratecache-bench -- $(BENCH)
+	cargo build --quiet --release -p hydratecache-bench
+	cargo run --quiet --release -p hydratecache-bench --bin bench -- $(BENCH)
 
 audit: ## Known vulnerabilities of the dependencies (reads an advisory database from the net)
 	cargo deny --all-features check advisories

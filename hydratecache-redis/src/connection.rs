@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use fred::clients::Client;
+use fred::error::{Error as FredError, ErrorKind as FredKind};
 use fred::interfaces::ClientLike;
 use fred::types::config::{Config as FredConfig, TcpConfig};
 use fred::types::{Builder, ConnectHandle, Value};
 use hydratecache::{Error, ErrorKind, Result};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::config::RedisConfig;
 use crate::error::{Attempt, from_fred, is_denied};
@@ -60,8 +61,8 @@ impl Connector {
             .map_err(failed)?;
         // Made before the wait, so that a dropped or failed attempt ends its task too.
         let handle = client.connect();
-        let connection = Connection { client, address: self.address.clone(), handle };
-        match timeout(self.connect_limit, connection.client.wait_for_connect()).await {
+        let mut connection = Connection { client, address: self.address.clone(), handle };
+        match timeout(self.connect_limit, connection.established()).await {
             Ok(Ok(())) => Ok(connection),
             Ok(Err(error)) => Err(failed(error)),
             Err(_) => Err(Error::new(
@@ -76,6 +77,22 @@ impl Connector {
 }
 
 impl Connection {
+    /// Waits until the connection is made. fred's own wait looks whether it is, and then begins to
+    /// listen: it sleeps through one that is made in between.
+    async fn established(&mut self) -> Result<(), FredError> {
+        const LOOK_AGAIN: Duration = Duration::from_millis(10);
+        loop {
+            tokio::select! {
+                connected = self.client.wait_for_connect() => return connected,
+                ended = &mut self.handle => {
+                    let ended = ended.unwrap_or(Ok(()));
+                    return ended.and(Err(FredError::new(FredKind::Canceled, "its task ended")));
+                }
+                () = sleep(LOOK_AGAIN) => {}
+            }
+        }
+    }
+
     /// Waits until the connection ends, and says why.
     pub(crate) async fn ended(&mut self) -> Error {
         let lost = |why: &str| {

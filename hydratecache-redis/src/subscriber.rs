@@ -66,10 +66,13 @@ pub(crate) struct Subscriber {
     sender: mpsc::WeakUnboundedSender<Command>,
     commands: mpsc::UnboundedReceiver<Command>,
     routes: Routes,
-    asking: Vec<(Topic, oneshot::Sender<Result<Subscription>>)>,
+    asking: Vec<Asking>,
     fences: u64,
     probes: Arc<Probes>,
 }
+
+/// Who waits for a subscription.
+type Asking = (Topic, oneshot::Sender<Result<Subscription>>);
 
 /// Why the task stopped serving a connection.
 enum End {
@@ -91,6 +94,8 @@ struct Session {
     proving: Option<Proving>,
     echo: Option<Echo>,
     waiting_for_fence: Vec<oneshot::Sender<Result<Fence>>>,
+    /// Who asks for a topic that was proven before: an echo shows that the link is still there.
+    confirming: Vec<Asking>,
     /// The latest that was echoed: topics that were not proven then get it once they are.
     passed: Option<Fence>,
     ping_at: Instant,
@@ -100,6 +105,7 @@ struct Session {
 struct Echo {
     fence: Fence,
     waiting: Vec<oneshot::Sender<Result<Fence>>>,
+    confirming: Vec<Asking>,
     reply: BoxFuture<'static, Result<()>>,
 }
 
@@ -127,10 +133,11 @@ impl Subscriber {
             let mut session = self.session(connection);
             let end = self.serve(&mut session).await;
             // What had arrived before the end is delivered before the end is told.
-            self.drain(&mut session.pushes);
+            self.drain(&mut session);
             let End::Lost(why) = end else { return };
             tracing::warn!(messaging.system = "redis", %why, "subscribing connection lost");
             session.fail_fences(&why);
+            self.asking.append(&mut session.confirming);
             drop(session);
             self.routes.disrupted(&why);
             match self.reconnect(&why).await {
@@ -153,6 +160,7 @@ impl Subscriber {
             proving: None,
             echo: None,
             waiting_for_fence: Vec::new(),
+            confirming: Vec::new(),
             passed: None,
             ping_at: Instant::now() + self.settings.ping_interval,
         }
@@ -171,7 +179,7 @@ impl Subscriber {
             tokio::select! {
                 why = session.connection.ended() => return End::Lost(why),
                 push = session.pushes.recv() => {
-                    if let Err(end) = self.pushed(push, &mut session.pushes) {
+                    if let Err(end) = self.pushed(push, session) {
                         return end;
                     }
                 }
@@ -211,10 +219,11 @@ impl Subscriber {
         None
     }
 
-    /// Answers who asks for what is proven, and begins the next proof. One at a time: the server's
-    /// count of subscriptions is the proof, and two at once could not tell whose it is.
+    /// Begins the next proof. One at a time: the server's count of subscriptions is the proof, and
+    /// two at once could not tell whose it is.
     fn prove_next(&mut self, session: &mut Session) {
-        self.answer_proven(session);
+        let proven = self.proven_asking(session);
+        session.confirming.extend(proven);
         if session.proving.is_some() {
             return;
         }
@@ -246,17 +255,20 @@ impl Subscriber {
     }
 
     fn answer_proven(&mut self, session: &Session) {
-        let (routes, sender) = (&self.routes, &self.sender);
-        let is_proven = |topic: &Topic| !session.unproven.contains(topic);
-        for (topic, reply) in self
-            .asking
-            .extract_if(.., |(topic, _)| is_proven(topic) && routes.fanout(topic).is_some())
-        {
-            if let Some(fanout) = routes.fanout(&topic) {
+        for (topic, reply) in self.proven_asking(session) {
+            if let Some(fanout) = self.routes.fanout(&topic) {
                 // Nobody waits any more: dropping the subscription unsubscribes.
-                let _ = reply.send(Ok(read(fanout, topic, sender.clone())));
+                let _ = reply.send(Ok(read(fanout, topic, self.sender.clone())));
             }
         }
+    }
+
+    /// Takes out who asks for what is proven.
+    fn proven_asking(&mut self, session: &Session) -> Vec<Asking> {
+        let routes = &self.routes;
+        let is_proven =
+            |topic: &Topic| !session.unproven.contains(topic) && routes.fanout(topic).is_some();
+        self.asking.extract_if(.., |(topic, _)| is_proven(topic)).collect()
     }
 
     /// A proof is over: those who asked get their answer, those who were disrupted are live.
@@ -275,16 +287,12 @@ impl Subscriber {
     }
 
     fn subscribed(&mut self, topic: &Topic, session: &mut Session) {
-        if session.unproven.remove(topic) {
-            if let Some(fanout) = self.routes.fanout(topic) {
-                fanout.live(Some(Gap::Unknown));
-                if let Some(fence) = session.passed {
-                    fanout.fenced(fence);
-                }
-            }
+        if let Some(fanout) = self.routes.fanout(topic) {
+            session.revive(topic, fanout);
         } else if self.asking.iter().any(|(asked, _)| asked == topic) {
             self.routes.insert(topic, Fanout::new(self.settings.queue_bytes));
-        } else if self.routes.fanout(topic).is_none() {
+            session.surplus.retain(|surplus| surplus != topic);
+        } else {
             session.surplus.push(topic.clone());
         }
     }
@@ -301,9 +309,10 @@ impl Subscriber {
         }
     }
 
-    /// Begins the fence that somebody waits for.
+    /// Begins the echo that somebody waits for.
     fn echo_next(&mut self, session: &mut Session) {
-        if session.echo.is_none() && !session.waiting_for_fence.is_empty() {
+        let is_awaited = !(session.waiting_for_fence.is_empty() && session.confirming.is_empty());
+        if session.echo.is_none() && is_awaited {
             self.echo(session);
         }
     }
@@ -322,7 +331,8 @@ impl Subscriber {
         };
         session.ping_at = Instant::now() + self.settings.ping_interval;
         let waiting = std::mem::take(&mut session.waiting_for_fence);
-        session.echo = Some(Echo { fence, waiting, reply: reply.boxed() });
+        let confirming = std::mem::take(&mut session.confirming);
+        session.echo = Some(Echo { fence, waiting, confirming, reply: reply.boxed() });
     }
 
     /// The echo is back: what the server sent before it waits in `pushes` and goes first.
@@ -330,7 +340,7 @@ impl Subscriber {
         let Some(echo) = session.echo.take() else {
             return;
         };
-        self.drain(&mut session.pushes);
+        self.drain(session);
         session.passed = Some(echo.fence);
         for (topic, fanout) in self.routes.iter() {
             if !session.unproven.contains(topic) {
@@ -340,46 +350,46 @@ impl Subscriber {
         for reply in echo.waiting {
             let _ = reply.send(Ok(echo.fence));
         }
+        self.asking.extend(echo.confirming);
+        self.answer_proven(session);
     }
 
     /// Distributes one message and those behind it.
-    fn pushed(
-        &mut self,
-        push: Result<Push, RecvError>,
-        pushes: &mut broadcast::Receiver<Push>,
-    ) -> Result<(), End> {
+    fn pushed(&mut self, push: Result<Push, RecvError>, session: &mut Session) -> Result<(), End> {
         match push {
-            Ok(push) => self.distribute(push),
+            Ok(push) => self.distribute(push, session),
             Err(RecvError::Lagged(missed)) => self.routes.lagged(missed),
             Err(RecvError::Closed) => {
                 let why = "lost the connection to Redis: its client was closed";
                 return Err(End::Lost(Error::new(ErrorKind::Unavailable, why)));
             }
         }
-        self.take(pushes, ROUND);
+        self.take(session, ROUND);
         Ok(())
     }
 
     /// Distributes all that waits now.
-    fn drain(&mut self, pushes: &mut broadcast::Receiver<Push>) {
-        self.take(pushes, pushes.len());
+    fn drain(&mut self, session: &mut Session) {
+        self.take(session, session.pushes.len());
     }
 
-    fn take(&mut self, pushes: &mut broadcast::Receiver<Push>, most: usize) {
+    fn take(&mut self, session: &mut Session, most: usize) {
         for _ in 0..most {
-            match pushes.try_recv() {
-                Ok(push) => self.distribute(push),
+            match session.pushes.try_recv() {
+                Ok(push) => self.distribute(push, session),
                 Err(TryRecvError::Lagged(missed)) => self.routes.lagged(missed),
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return,
             }
         }
     }
 
-    fn distribute(&mut self, push: Push) {
+    fn distribute(&self, push: Push, session: &mut Session) {
         let Some(arrival) = self.arrival(push.value) else {
             return;
         };
-        if let Some(fanout) = self.routes.channel(&push.channel) {
+        if let Some((topic, fanout)) = self.routes.channel(&push.channel) {
+            // What arrives proves the subscription, and comes behind the gap before it.
+            session.revive(topic, fanout);
             fanout.arrived([arrival]);
         }
     }
@@ -456,8 +466,22 @@ impl Subscriber {
 }
 
 impl Session {
+    /// A topic that was disrupted is proven again.
+    fn revive(&mut self, topic: &Topic, fanout: &Fanout) {
+        if !self.unproven.is_empty() && self.unproven.remove(topic) {
+            fanout.live(Some(Gap::Unknown));
+            if let Some(fence) = self.passed {
+                fanout.fenced(fence);
+            }
+        }
+    }
+
     fn fail_fences(&mut self, why: &Error) {
-        let under_way = self.echo.take().map(|echo| echo.waiting).unwrap_or_default();
+        let under_way = self.echo.take().map(|echo| {
+            self.confirming.extend(echo.confirming);
+            echo.waiting
+        });
+        let under_way = under_way.unwrap_or_default();
         for reply in self.waiting_for_fence.drain(..).chain(under_way) {
             let _ = reply.send(Err(why.clone()));
         }

@@ -14,7 +14,7 @@ use hydratecache::{
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::config::RedisConfig;
 use crate::connection::Connector;
@@ -141,11 +141,14 @@ impl Inner {
         command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command,
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        self.open()?.commands.send(command(reply)).map_err(|_| self.closed())?;
-        match timeout(limit, answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(self.closed()),
-            Err(_) => Err(Error::new(
+        let commands = self.open()?.commands;
+        commands.send(command(reply)).map_err(|_| self.closed())?;
+        tokio::select! {
+            biased;
+            answer = answer => answer.unwrap_or_else(|_| Err(self.closed())),
+            // What is sent while the task ends may lie in its queue as long as the queue is there.
+            () = commands.closed() => Err(self.closed()),
+            () = sleep(limit) => Err(Error::new(
                 ErrorKind::Unavailable,
                 format!(
                     "{what} on Redis at {}: no connection or no answer within {limit:?}",

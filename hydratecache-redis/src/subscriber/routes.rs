@@ -22,12 +22,12 @@ impl Routes {
         self.0.insert(channel_name(topic), Route { topic: topic.clone(), fanout });
     }
 
-    pub(super) fn channel(&self, channel: &str) -> Option<&Fanout> {
-        self.0.get(channel).map(|route| &route.fanout)
+    pub(super) fn channel(&self, channel: &str) -> Option<(&Topic, &Fanout)> {
+        self.0.get(channel).map(|route| (&route.topic, &route.fanout))
     }
 
     pub(super) fn fanout(&self, topic: &Topic) -> Option<&Fanout> {
-        self.channel(&channel_name(topic))
+        self.channel(&channel_name(topic)).map(|(_, fanout)| fanout)
     }
 
     pub(super) fn topics(&self) -> impl Iterator<Item = Topic> {
