@@ -113,26 +113,27 @@ impl RedisConfig {
     /// How long the first connection may take (default 4 s, so that a wrong address is known
     /// within 5 s).
     pub fn with_connect_limit(self, connect_limit: Duration) -> Self {
-        Self { connect_limit, ..self }
+        Self { connect_limit: bounded(connect_limit), ..self }
     }
 
     /// How long a publish may take, waiting for a lost link included (default 5 s: longer than a
     /// server's restart, shorter than a caller's patience).
     pub fn with_publish_limit(self, publish_limit: Duration) -> Self {
-        Self { publish_limit, ..self }
+        Self { publish_limit: bounded(publish_limit), ..self }
     }
 
     /// How long the proof of a subscription may take, waiting for a lost link included (default
     /// 5 s).
     pub fn with_subscribe_limit(self, subscribe_limit: Duration) -> Self {
-        Self { subscribe_limit, ..self }
+        Self { subscribe_limit: bounded(subscribe_limit), ..self }
     }
 
     /// How often each connection is asked for a sign of life, which is a fence too (default 3 s),
     /// and how long the answer may take (default 5 s): together the longest that a dead peer goes
     /// unnoticed.
     pub fn with_liveness(self, ping_interval: Duration, ping_limit: Duration) -> Self {
-        Self { ping_interval, ping_limit, ..self }
+        let ping_interval = bounded(ping_interval).max(Duration::from_millis(1));
+        Self { ping_interval, ping_limit: bounded(ping_limit), ..self }
     }
 
     /// How much may wait for one reader of a subscription, in bytes (default
@@ -168,6 +169,11 @@ impl RedisConfig {
         let connector: TlsConnector = client.into();
         Ok(FredConfig { tls: Some(connector.into()), ..self.fred.clone() })
     }
+}
+
+/// A limit that a clock can hold: a longer one means the same to every caller.
+fn bounded(limit: Duration) -> Duration {
+    limit.min(Duration::from_secs(365 * 86_400))
 }
 
 fn client_tls(tls: &Tls) -> Result<rustls::ClientConfig> {

@@ -95,6 +95,7 @@ impl Fleet {
         let hydrate = hydrate.with_source(table.clone()).with_reload_jitter(Duration::ZERO);
         let hydration = hydrate.await.expect("starts");
         within(hydration.ready()).await.expect("the table can be read");
+        within(hydration.caught_up()).await.expect("the first proof");
         hydration
     }
 
@@ -439,7 +440,8 @@ async fn a_hydration_that_ended_says_so() {
     })
     .await;
     assert!(hydration.freshness().is_suspect());
-    assert_eq!(hydration.reload().await.expect_err("ended").kind(), ErrorKind::Closed);
+    assert_eq!(hydration.trust().await.expect_err("ended").kind(), ErrorKind::Closed);
+    assert_eq!(hydration.reload().await.expect_err("no source").kind(), ErrorKind::InvalidInput);
     assert_eq!(hydration.caught_up().await.expect_err("ended").kind(), ErrorKind::Closed);
 
     let fleet = Fleet::new(VersionDomain::Clock);

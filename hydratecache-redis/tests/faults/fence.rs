@@ -56,7 +56,7 @@ async fn a_denied_subscription_makes_no_fence_early_and_denies_no_other() {
             }
         })
     });
-    fences_prove_the_past(&broker, &reader, effort(150, 5000)).await;
+    fences_prove_the_past(&broker, &reader, effort(100, 5000)).await;
     for asking in in_time("who asks to hear of the close", secs(2), join_all(asking)).await {
         asking.expect("nobody is answered wrongly");
     }
@@ -160,7 +160,7 @@ async fn a_fence_right_after_a_reconnect_passes_every_subscription_behind_its_ga
     let topics = ["a", "b", "c"].map(topic);
     let mut listeners = join_all(topics.iter().map(|topic| Listener::on(&transport, topic))).await;
     proxy.delay(millis(30), millis(0));
-    for _ in 0..effort(10, 100) {
+    for _ in 0..effort(5, 100) {
         proxy.reset();
         for listener in &mut listeners {
             listener.disrupted(secs(1)).await;

@@ -121,7 +121,7 @@ async fn half_a_second_of_jitter_is_no_outage() {
     link.proxy.delay(millis(0), millis(500));
     let mut near = Writer::new(&link.near, &link.topic);
     let mut far = Writer::new(&link.far, &link.topic);
-    let end = Instant::now() + effort(secs(8), secs(120));
+    let end = Instant::now() + effort(secs(5), secs(120));
     let mut messages = Vec::new();
     while Instant::now() < end {
         for writer in [&mut near, &mut far] {

@@ -20,7 +20,7 @@ fn a_reader_that_does_not_read_is_told_how_much_it_lost_and_holds_up_nobody() {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {
             slow_reader(100, 500, effort(100, 2000)).await;
-            slow_reader(1 << 20, 1, effort(200, 4000)).await;
+            slow_reader(1 << 20, 1, effort(100, 4000)).await;
         });
     }
 }

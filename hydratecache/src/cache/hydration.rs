@@ -19,6 +19,7 @@ use crate::{Error, ErrorKind, Key, Result};
 #[must_use = "dropping a hydration stops it"]
 pub struct Hydration<T> {
     pub(super) transport: Arc<dyn Transport>,
+    pub(super) can_reload: bool,
     pub(super) status: watch::Receiver<Status>,
     pub(super) commands: mpsc::Sender<Command<T>>,
     pub(super) counters: Arc<Counters>,
@@ -210,14 +211,18 @@ impl<T: Send + Sync + 'static> Hydration<T> {
     }
 
     /// Reads the source again, as after a gap. Returns at once; the cache is suspect until it is
-    /// done.
+    /// done. In [`Mode::Invalidate`](super::Mode) every entry is dropped instead.
     ///
     /// # Errors
-    /// `Closed` if the hydration ended.
+    /// `InvalidInput` if there is no source; `Closed` if the hydration ended.
     ///
     /// # Cancel safety
     /// Either nothing happens or the reload begins.
     pub async fn reload(&self) -> Result<()> {
+        if !self.can_reload {
+            let what = "there is no source to reload from; give one with with_source";
+            return Err(Error::new(ErrorKind::InvalidInput, what));
+        }
         self.commands.send(Command::Reload).await.map_err(|_| stopped())
     }
 

@@ -73,6 +73,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let counters = Arc::new(Counters::default());
         let leases = Arc::new(Leases::default());
         let transport = channel.transport.clone();
+        let can_reload = settings.source.is_some() || settings.mode == Mode::Invalidate;
         let hydrator = Self {
             ledger: Ledger::new(settings.tombstones, settings.tombstone_age),
             reload_at: reads_first.then_some(now),
@@ -87,7 +88,15 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             leases: leases.clone(),
         };
         let task = AbortOnDropHandle::new(tokio::spawn(hydrator.run().map(drop)));
-        Hydration { transport, status: watched, commands: sender, counters, leases, _task: task }
+        Hydration {
+            transport,
+            can_reload,
+            status: watched,
+            commands: sender,
+            counters,
+            leases,
+            _task: task,
+        }
     }
 
     async fn run(mut self) -> Result<(), Ended> {
@@ -197,6 +206,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             Command::Fill { lease, loaded, stored } => {
                 // Nobody waits for the answer any more: that is the caller's choice.
                 let _ = stored.send(self.fill(lease, loaded).await);
+            }
+            Command::Reload if self.settings.mode == Mode::Invalidate => {
+                self.cache.clear(None).await;
+                self.change(Status::repaired);
             }
             Command::Reload => self.reload_soon(),
             Command::Trust => {
@@ -357,7 +370,6 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
 
     /// Reads the source and applies it, and everything that arrives meanwhile.
     async fn reload(&mut self) -> Result<(), Ended> {
-        let began = Instant::now();
         self.reload_at = None;
         self.ledger.begin_scan();
         let outcome = match self.scan().await {
@@ -376,9 +388,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 self.counters.reloads.increment();
                 self.backoff = backoff();
                 self.change(|status| {
+                    // Older messages may still be queued: how fresh this is, the next fence proves.
                     status.is_warm = true;
                     status.repaired();
-                    status.prove(began);
                 });
             }
         }

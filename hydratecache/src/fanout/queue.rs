@@ -137,6 +137,9 @@ fn is_control(signal: &Signal) -> bool {
 fn held_bytes(signal: &Signal) -> usize {
     match signal {
         Signal::Message(message) => message.held_bytes(),
+        Signal::Rejected(rejection) => {
+            2 * size_of::<Signal>() + rejection.key().map_or(0, |key| key.as_str().len())
+        }
         _ => size_of::<Signal>(),
     }
 }
