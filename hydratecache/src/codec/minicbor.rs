@@ -20,7 +20,9 @@ use crate::wire::check_well_formed;
 /// }
 ///
 /// let user = User { name: "Ada".into(), visits: 3 };
-/// assert_eq!(Minicbor.decode(&Minicbor.encode(&user)?)?, user);
+/// let payload = Minicbor.encode(&user)?;
+/// let decoded: User = Minicbor.decode(&payload)?;
+/// assert_eq!(decoded, user);
 /// # Ok::<(), hydratecache::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
