@@ -210,6 +210,30 @@ async fn a_publish_that_waits_for_the_link_keeps_its_place_without_budget() {
     }
 }
 
+/// A batch of more messages than a task may queue in one turn of Tokio's scheduler.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_batch_that_waits_for_the_link_is_not_overtaken() {
+    let broker = redis().await;
+    let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
+    let far =
+        RedisTransport::connect(&format!("redis://{}", proxy.addr())).await.expect("connects");
+    let near = RedisTransport::connect(broker.url()).await.expect("connects");
+    let topic = topic("users");
+    let mut listener = Listener::on(&near, &topic).await;
+    let mut writer = Writer::new(&far, &topic);
+    for round in 0..effort(5, 100) {
+        lose(&proxy).await;
+        let batch = (0..512).map(|_| writer.message(8)).collect();
+        let mut first = far.publish(topic.clone(), batch);
+        assert!(futures::poll!(&mut first).is_pending(), "there is no link");
+        let second = far.publish(topic.clone(), vec![writer.message(8)]);
+        proxy.heal().expect("heals");
+        let (first, second) = in_time("the link to be back", secs(5), join(first, second)).await;
+        first.and(second).expect("published");
+        listener.numbers(513 * round + 1..=513 * round + 513).await;
+    }
+}
+
 /// Cuts the link, and waits for as long as a publish is of unknown outcome.
 async fn lose(proxy: &FaultProxy) {
     proxy.cut();
@@ -260,9 +284,9 @@ async fn nothing_overtakes_while_the_publishing_link_flaps() {
         keys.map(|key| tokio::spawn(flood(far.clone(), topic.clone(), over.clone(), key)));
     let publishers: Vec<_> = publishers.collect();
     let reading = tokio::spawn(in_order(subscription));
-    for _ in 0..effort(20, 500) {
+    for _ in 0..effort(15, 500) {
         proxy.reset();
-        tokio::time::sleep(millis(150)).await;
+        tokio::time::sleep(millis(200)).await;
     }
     over.store(true, Ordering::Relaxed);
     for publisher in in_time("publishers to end", secs(8), join_all(publishers)).await {
@@ -291,7 +315,7 @@ async fn flood(transport: RedisTransport, topic: Topic, over: Arc<AtomicBool>, k
                 }
             });
         }
-        let answer = in_time("the answer to a publish", millis(1500), under_way.next()).await;
+        let answer = in_time("the answer to a publish", secs(3), under_way.next()).await;
         if let Some(Err(error)) = answer {
             assert!(error.is_retryable(), "{error}");
         }
