@@ -158,7 +158,8 @@ impl Publisher {
         let task = async move {
             publisher.publish_in_turn(waiting, turn, (channel, bodies), deadline).await
         };
-        let task = AbortOnDropHandle::new(tokio::spawn(task));
+        // Tokio's budget must not tear a large batch apart either, while it is handed over.
+        let task = AbortOnDropHandle::new(tokio::spawn(unconstrained(task)));
         task.await.unwrap_or_else(|_| Err(self.was_closed()))
     }
 
