@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use fred::types::RespVersion;
 use fred::types::config::{Config as FredConfig, TlsConnector};
-use hydratecache::fanout::Fanout;
-use hydratecache::{Error, ErrorKind, Result};
+use hydratecache::link::{Peer, Settings};
+use hydratecache::{Error, ErrorKind, Key, Result, wire};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use url::Url;
@@ -23,12 +23,7 @@ pub struct RedisConfig {
     pub(crate) fred: FredConfig,
     pub(crate) address: Arc<str>,
     tls: Option<Tls>,
-    pub(crate) connect_limit: Duration,
-    pub(crate) publish_limit: Duration,
-    pub(crate) subscribe_limit: Duration,
-    pub(crate) ping_interval: Duration,
-    pub(crate) ping_limit: Duration,
-    pub(crate) queue_bytes: usize,
+    pub(crate) settings: Settings,
     pub(crate) max_payload_bytes: usize,
 }
 
@@ -81,12 +76,7 @@ impl RedisConfig {
             fred: FredConfig { version: RespVersion::RESP3, fail_fast: true, ..fred },
             address: address.join(",").into(),
             tls: None,
-            connect_limit: Duration::from_secs(4),
-            publish_limit: Duration::from_secs(5),
-            subscribe_limit: Duration::from_secs(5),
-            ping_interval: Duration::from_secs(3),
-            ping_limit: Duration::from_secs(5),
-            queue_bytes: Fanout::DEFAULT_QUEUE_BYTES,
+            settings: Settings::default(),
             max_payload_bytes: 4 << 20,
         }
     }
@@ -112,34 +102,39 @@ impl RedisConfig {
 
     /// How long the first connection may take (default 4 s, so that a wrong address is known
     /// within 5 s).
-    pub fn with_connect_limit(self, connect_limit: Duration) -> Self {
-        Self { connect_limit: bounded(connect_limit), ..self }
+    pub fn with_connect_limit(mut self, connect_limit: Duration) -> Self {
+        self.settings.connect_limit = connect_limit;
+        self
     }
 
     /// How long a publish may take, waiting for a lost link included (default 5 s: longer than a
     /// server's restart, shorter than a caller's patience).
-    pub fn with_publish_limit(self, publish_limit: Duration) -> Self {
-        Self { publish_limit: bounded(publish_limit), ..self }
+    pub fn with_publish_limit(mut self, publish_limit: Duration) -> Self {
+        self.settings.publish_limit = publish_limit;
+        self
     }
 
     /// How long the proof of a subscription may take, waiting for a lost link included (default
     /// 5 s).
-    pub fn with_subscribe_limit(self, subscribe_limit: Duration) -> Self {
-        Self { subscribe_limit: bounded(subscribe_limit), ..self }
+    pub fn with_subscribe_limit(mut self, subscribe_limit: Duration) -> Self {
+        self.settings.subscribe_limit = subscribe_limit;
+        self
     }
 
     /// How often each connection is asked for a sign of life, which is a fence too (default 3 s),
     /// and how long the answer may take (default 5 s): together the longest that a dead peer goes
     /// unnoticed.
-    pub fn with_liveness(self, ping_interval: Duration, ping_limit: Duration) -> Self {
-        let ping_interval = bounded(ping_interval).max(Duration::from_millis(1));
-        Self { ping_interval, ping_limit: bounded(ping_limit), ..self }
+    pub fn with_liveness(mut self, ping_interval: Duration, ping_limit: Duration) -> Self {
+        self.settings.ping_interval = ping_interval;
+        self.settings.ping_limit = ping_limit;
+        self
     }
 
     /// How much may wait for one reader of a subscription, in bytes (default
-    /// [`Fanout::DEFAULT_QUEUE_BYTES`]).
-    pub fn with_queue_bytes(self, queue_bytes: usize) -> Self {
-        Self { queue_bytes, ..self }
+    /// [`Fanout::DEFAULT_QUEUE_BYTES`](hydratecache::fanout::Fanout::DEFAULT_QUEUE_BYTES)).
+    pub fn with_queue_bytes(mut self, queue_bytes: usize) -> Self {
+        self.settings.queue_bytes = queue_bytes;
+        self
     }
 
     /// The largest payload, in bytes, to send and to accept (default 4 MiB: half of what Redis
@@ -160,6 +155,19 @@ impl RedisConfig {
         RedisTransport::open(self, None).await
     }
 
+    pub(crate) fn peer(&self) -> Peer {
+        Peer { name: "Redis", system: "redis", address: self.address.clone() }
+    }
+
+    /// The limits of the link.
+    pub(crate) fn limits(&self) -> Settings {
+        let max_body_bytes =
+            self.max_payload_bytes.saturating_add(Key::MAX_BYTES + wire::MAX_OVERHEAD_BYTES);
+        let mut limits = self.settings.clone().bounded();
+        limits.max_body_bytes = max_body_bytes;
+        limits
+    }
+
     /// fred's settings, with the TLS that was asked for.
     pub(crate) fn fred_with_tls(&self) -> Result<FredConfig> {
         let Some(tls) = &self.tls else {
@@ -169,11 +177,6 @@ impl RedisConfig {
         let connector: TlsConnector = client.into();
         Ok(FredConfig { tls: Some(connector.into()), ..self.fred.clone() })
     }
-}
-
-/// A limit that a clock can hold: a longer one means the same to every caller.
-fn bounded(limit: Duration) -> Duration {
-    limit.min(Duration::from_secs(365 * 86_400))
 }
 
 fn client_tls(tls: &Tls) -> Result<rustls::ClientConfig> {
@@ -206,9 +209,9 @@ impl fmt::Debug for RedisConfig {
             .field("address", &self.address)
             .field("is_tls", &self.tls.is_some())
             .field("has_password", &self.fred.password.is_some())
-            .field("publish_limit", &self.publish_limit)
-            .field("ping_interval", &self.ping_interval)
-            .field("ping_limit", &self.ping_limit)
+            .field("publish_limit", &self.settings.publish_limit)
+            .field("ping_interval", &self.settings.ping_interval)
+            .field("ping_limit", &self.settings.ping_limit)
             .finish_non_exhaustive()
     }
 }

@@ -1,25 +1,23 @@
-//! One connection, from its opening to its end. Reconnecting is making a new one, so nothing of an
-//! old connection can be mistaken for the new one's.
+//! One connection, from its opening to its end.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use fred::clients::Client;
 use fred::error::{Error as FredError, ErrorKind as FredKind};
 use fred::interfaces::ClientLike;
 use fred::types::config::{Config as FredConfig, TcpConfig};
-use fred::types::{Builder, ConnectHandle, Value};
+use fred::types::{Builder, ConnectHandle};
 use hydratecache::{Error, ErrorKind, Result};
 use tokio::time::{sleep, timeout};
 
 use crate::config::RedisConfig;
-use crate::error::{Attempt, from_fred, is_denied};
+use crate::error::{Attempt, from_fred};
 
 /// A connected client whose connection ends when this is dropped.
 pub(crate) struct Connection {
     pub(crate) client: Client,
-    address: Arc<str>,
+    pub(crate) address: Arc<str>,
     handle: ConnectHandle,
 }
 
@@ -38,7 +36,7 @@ impl Connector {
         Ok(Self {
             fred: config.fred_with_tls()?,
             address: config.address.clone(),
-            connect_limit: config.connect_limit,
+            connect_limit: config.limits().connect_limit,
             event_queue,
         })
     }
@@ -116,36 +114,3 @@ impl Drop for Connection {
         self.handle.abort();
     }
 }
-
-/// Asks for a sign of life, where every command has a reply of its own.
-pub(crate) async fn ping(client: Client, address: Arc<str>, limit: Duration) -> Result<()> {
-    match timeout(limit, client.ping::<Value>(None)).await {
-        Ok(Ok(_)) => Ok(()),
-        // A user who may not PING is told so, in order: as good a sign as PONG.
-        Ok(Err(error)) if is_denied(&error) => Ok(()),
-        Ok(Err(error)) => Err(from_fred(Attempt::Fence, &address, &error)),
-        Err(_) => Err(no_sign_of_life(&address, limit)),
-    }
-}
-
-pub(crate) fn no_sign_of_life(address: &str, limit: Duration) -> Error {
-    Error::new(
-        ErrorKind::Timeout,
-        format!("Redis at {address} gave no sign of life for {limit:?}; the link is taken as lost"),
-    )
-}
-
-/// The pauses between attempts to connect, without end: from 50 ms to half a second, so that a
-/// restarted server is noticed within a second, and with jitter, so that a fleet does not knock
-/// all at once.
-pub(crate) fn backoff() -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(LONGEST_PAUSE / 2)
-        .with_jitter()
-        .without_max_times()
-        .build()
-}
-
-/// Jitter adds up to as much again.
-pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(500);

@@ -7,6 +7,7 @@ mod error;
 pub mod fanout;
 mod hub;
 mod key;
+pub mod link;
 pub mod memory;
 mod message;
 mod publisher;

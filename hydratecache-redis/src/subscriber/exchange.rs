@@ -31,6 +31,8 @@ struct State {
     number: u64,
     /// How many replies of earlier exchanges may still come.
     astray: usize,
+    /// How many subscriptions the server counted last.
+    count: usize,
 }
 
 /// What the server said.
@@ -63,8 +65,8 @@ impl Exchange {
         self.ask(&mut state, Vec::new(), pings).await.map(drop)
     }
 
-    /// Changes subscriptions, and asks how many there are then.
-    pub(super) async fn change(&self, change: Change) -> Result<Answers, FredError> {
+    /// Changes subscriptions, and asks how many there are then. Returns how many there were too.
+    pub(super) async fn change(&self, change: Change) -> Result<(usize, Answers), FredError> {
         let mut state = self.state.lock().await;
         match change {
             Change::Subscribe(channels) => self.client.subscribe(channels).await?,
@@ -72,7 +74,10 @@ impl Exchange {
         }
         // One more, because the change may be refused.
         let pings = state.astray + 2;
-        self.ask(&mut state, vec![self.client.client_info().boxed()], pings).await
+        let answers = self.ask(&mut state, vec![self.client.client_info().boxed()], pings).await?;
+        let before = state.count;
+        state.count = answers.count.unwrap_or(before);
+        Ok((before, answers))
     }
 
     async fn ask(

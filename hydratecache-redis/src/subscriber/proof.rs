@@ -5,68 +5,36 @@
 //! many subscriptions it counts there (`CLIENT INFO`, field `sub`). Where that is denied, a probe
 //! is published to the topic and must arrive.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fred::error::Error as FredError;
 use futures::FutureExt;
-use futures::future::{BoxFuture, join_all};
+use hydratecache::link::{Probe, Proof, Publisher};
 use hydratecache::{Error, ErrorKind, Message, Origin, Result, Topic, wire};
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 use super::exchange::{Answers, Change, Exchange};
-use super::name;
+use crate::channel_name::channel_name;
 use crate::error::{Attempt, from_fred};
-use crate::publisher::Publisher;
-
-/// How long a probe may take to arrive: a denied one never does.
-const PROBE_LIMIT: Duration = Duration::from_millis(1500);
-
-/// A change of the connection's subscriptions that is being proven.
-pub(super) struct Proving {
-    pub(super) outcome: BoxFuture<'static, Result<Outcome>>,
-}
-
-/// What the server counts now, and which topics it counts.
-pub(super) struct Outcome {
-    pub(super) count: usize,
-    pub(super) topics: Vec<(Topic, Result<()>)>,
-}
+use crate::publisher::{Batch, RedisSender};
 
 /// What a proof needs.
+#[derive(Clone)]
 pub(super) struct Way {
     pub(super) exchange: Arc<Exchange>,
-    pub(super) publisher: Arc<Publisher>,
-    pub(super) probes: Arc<Probes>,
+    pub(super) publisher: Arc<Publisher<RedisSender>>,
     pub(super) address: Arc<str>,
     /// For each exchange with the server.
     pub(super) limit: Duration,
 }
 
-impl Proving {
-    /// Subscribes to `topics` on a connection on which the server counts `count` subscriptions.
-    pub(super) fn subscribe(way: Way, topics: Vec<Topic>, count: usize) -> Self {
-        Self { outcome: way.subscribe(topics, count).boxed() }
-    }
-
-    pub(super) fn unsubscribe(way: Way, topics: Vec<Topic>) -> Self {
-        let outcome = async move {
-            let channels = topics.iter().map(name).collect();
-            let answers = way.change(Change::Unsubscribe(channels)).await?;
-            Ok(Outcome { count: answers.count.unwrap_or(0), topics: Vec::new() })
-        };
-        Self { outcome: outcome.boxed() }
-    }
-}
-
 /// What the server said about a set of channels.
 enum Counted {
     /// All are there.
-    All(usize),
+    All,
     /// Some or all are not.
-    NotAll(usize),
+    NotAll,
     /// It does not tell.
     Untold,
 }
@@ -74,23 +42,23 @@ enum Counted {
 impl Way {
     /// Redis refuses a whole command for one denied channel. Halving finds it in few exchanges,
     /// however many there are.
-    async fn subscribe(self, topics: Vec<Topic>, count: usize) -> Result<Outcome> {
-        let mut outcome = Outcome { count, topics: Vec::with_capacity(topics.len()) };
-        let mut untold = Vec::new();
+    pub(super) async fn subscribe(self, topics: Vec<Topic>) -> Result<Vec<(Topic, Proof)>> {
+        let mut proofs = Vec::with_capacity(topics.len());
         let mut waiting = vec![topics];
         while let Some(mut topics) = waiting.pop() {
-            match self.count_with(&topics, outcome.count).await? {
-                Counted::All(count) => {
-                    outcome.count = count;
-                    outcome.topics.extend(topics.into_iter().map(|topic| (topic, Ok(()))));
+            match self.count_with(&topics).await? {
+                Counted::All => {
+                    proofs.extend(topics.into_iter().map(|topic| (topic, Proof::Proven)));
                 }
-                Counted::Untold => untold.append(&mut topics),
-                Counted::NotAll(count) => {
-                    outcome.count = count;
+                Counted::Untold => proofs.extend(topics.into_iter().map(|topic| {
+                    let probe = self.probe(&topic);
+                    (topic, Proof::Probe(probe))
+                })),
+                Counted::NotAll => {
                     let half = topics.split_off(topics.len() / 2);
                     if topics.is_empty() {
-                        outcome.topics.extend(half.into_iter().map(|topic| {
-                            let denied = Err(self.denied(&topic));
+                        proofs.extend(half.into_iter().map(|topic| {
+                            let denied = Proof::Denied(self.denied(&topic));
                             (topic, denied)
                         }));
                     } else {
@@ -99,55 +67,51 @@ impl Way {
                 }
             }
         }
-        let arrived = join_all(untold.iter().map(|topic| self.probe(topic))).await;
-        outcome.topics.extend(untold.into_iter().zip(arrived));
-        Ok(outcome)
+        Ok(proofs)
     }
 
-    async fn count_with(&self, topics: &[Topic], before: usize) -> Result<Counted> {
-        let channels = topics.iter().map(name).collect();
-        let answers = self.change(Change::Subscribe(channels)).await?;
+    pub(super) async fn unsubscribe(self, topics: Vec<Topic>) -> Result<()> {
+        let channels = topics.iter().map(channel_name).collect();
+        self.change(Change::Unsubscribe(channels)).await.map(drop)
+    }
+
+    async fn count_with(&self, topics: &[Topic]) -> Result<Counted> {
+        let channels = topics.iter().map(channel_name).collect();
+        let (before, answers) = self.change(Change::Subscribe(channels)).await?;
         Ok(match answers.count {
-            Some(count) if count >= before + topics.len() => Counted::All(count),
-            Some(count) => Counted::NotAll(count),
-            None if answers.is_refused() => Counted::NotAll(before),
+            Some(count) if count >= before + topics.len() => Counted::All,
+            Some(_) => Counted::NotAll,
+            None if answers.is_refused() => Counted::NotAll,
             None => Counted::Untold,
         })
     }
 
-    async fn change(&self, change: Change) -> Result<Answers> {
+    async fn change(&self, change: Change) -> Result<(usize, Answers)> {
         match timeout(self.limit, self.exchange.change(change)).await {
             Ok(answers) => answers.map_err(|error| self.failed(&error)),
-            Err(_) => Err(self.too_slow(format_args!("no proof within {:?}", self.limit))),
+            Err(_) => Err(self.too_slow()),
         }
     }
 
-    async fn probe(&self, topic: &Topic) -> Result<()> {
-        let deadline = Instant::now() + PROBE_LIMIT;
+    fn probe(&self, topic: &Topic) -> Probe {
         let origin = Origin::random();
-        let arrival = self.probes.expect(origin);
         let probe = wire::encode(&Message::heartbeat(origin, None), None);
-        let sent = timeout_at(deadline, self.publisher.publish(topic, vec![probe])).await;
-        let proof = match sent {
-            Ok(Ok(())) => match timeout_at(deadline, arrival).await {
-                Ok(Ok(())) => Ok(()),
-                _ => Err(self.denied(topic)),
-            },
-            Ok(Err(error)) => Err(error),
-            // That says nothing about permissions.
-            Err(_) => Err(self.too_slow("the probe could not be sent")),
-        };
-        self.probes.forget(origin);
-        proof
+        let batch = Batch { channel: channel_name(topic), bodies: vec![probe] };
+        let publisher = self.publisher.clone();
+        let sending = async move { publisher.publish(batch).await }.boxed();
+        Probe { origin, sending, denied: self.denied(topic) }
     }
 
     fn failed(&self, error: &FredError) -> Error {
         from_fred(Attempt::Subscribe, &self.address, error)
     }
 
-    fn too_slow(&self, what: impl std::fmt::Display) -> Error {
-        let address = &self.address;
-        Error::new(ErrorKind::Timeout, format!("subscribing on Redis at {address}: {what}"))
+    fn too_slow(&self) -> Error {
+        let (address, limit) = (&self.address, self.limit);
+        Error::new(
+            ErrorKind::Timeout,
+            format!("subscribing on Redis at {address}: no proof within {limit:?}"),
+        )
     }
 
     fn denied(&self, topic: &Topic) -> Error {
@@ -160,32 +124,5 @@ impl Way {
                 self.address
             ),
         )
-    }
-}
-
-/// Probes under way, by their origin.
-#[derive(Default)]
-pub(super) struct Probes(Mutex<HashMap<Origin, oneshot::Sender<()>>>);
-
-impl Probes {
-    fn expect(&self, origin: Origin) -> oneshot::Receiver<()> {
-        let (arrived, arrival) = oneshot::channel();
-        self.lock().insert(origin, arrived);
-        arrival
-    }
-
-    pub(super) fn arrived(&self, origin: Origin) {
-        if let Some(arrived) = self.lock().remove(&origin) {
-            // Whoever waited may have given up.
-            let _ = arrived.send(());
-        }
-    }
-
-    fn forget(&self, origin: Origin) {
-        self.lock().remove(&origin);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Origin, oneshot::Sender<()>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

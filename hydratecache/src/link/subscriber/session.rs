@@ -1,0 +1,80 @@
+//! What belongs to one connection and ends with it.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::fanout::Fanout;
+use crate::{Error, Fence, Gap, Result, Subscription, Topic};
+
+/// Who waits for a subscription.
+pub(super) type Asking = (Topic, oneshot::Sender<Result<Subscription>>);
+
+/// Which topics of a change are proven, and which refused.
+pub(super) type Outcome = Vec<(Topic, Result<()>)>;
+
+pub(super) struct Session<C> {
+    pub(super) connection: C,
+    /// Topics that are to be proven again, after a reconnect or a denial.
+    pub(super) unproven: HashSet<Topic>,
+    pub(super) retry_at: Option<Instant>,
+    /// Topics that nobody reads any more.
+    pub(super) surplus: Vec<Topic>,
+    pub(super) changing: Option<BoxFuture<'static, Result<Outcome>>>,
+    pub(super) echo: Option<Echo>,
+    pub(super) waiting_for_fence: Vec<oneshot::Sender<Result<Fence>>>,
+    /// Who asks for a topic that was proven before: an echo shows that the link is still there.
+    pub(super) confirming: Vec<Asking>,
+    /// The latest that was echoed: topics that were not proven then get it once they are.
+    pub(super) passed: Option<Fence>,
+    pub(super) ping_at: Instant,
+}
+
+/// A fence under way.
+pub(super) struct Echo {
+    pub(super) fence: Fence,
+    pub(super) waiting: Vec<oneshot::Sender<Result<Fence>>>,
+    pub(super) confirming: Vec<Asking>,
+    pub(super) reply: BoxFuture<'static, Result<()>>,
+}
+
+impl<C> Session<C> {
+    pub(super) fn on(connection: C, unproven: HashSet<Topic>, ping_interval: Duration) -> Self {
+        Self {
+            connection,
+            unproven,
+            retry_at: None,
+            surplus: Vec::new(),
+            changing: None,
+            echo: None,
+            waiting_for_fence: Vec::new(),
+            confirming: Vec::new(),
+            passed: None,
+            ping_at: Instant::now() + ping_interval,
+        }
+    }
+
+    /// A topic that was disrupted is proven again.
+    pub(super) fn revive(&mut self, topic: &Topic, fanout: &Fanout) {
+        if !self.unproven.is_empty() && self.unproven.remove(topic) {
+            fanout.live(Some(Gap::Unknown));
+            if let Some(fence) = self.passed {
+                fanout.fenced(fence);
+            }
+        }
+    }
+
+    pub(super) fn fail_fences(&mut self, why: &Error) {
+        let under_way = self.echo.take().map(|echo| {
+            self.confirming.extend(echo.confirming);
+            echo.waiting
+        });
+        let under_way = under_way.unwrap_or_default();
+        for reply in self.waiting_for_fence.drain(..).chain(under_way) {
+            let _ = reply.send(Err(why.clone()));
+        }
+    }
+}
