@@ -16,12 +16,8 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::config::RedisConfig;
-use crate::connection::{Connection, Connector};
+use crate::connection::{Connection, Connector, Purpose};
 use crate::error::{Attempt, from_fred, is_denied};
-
-/// fred allocates its event queues at once, and nothing is pushed on this connection. In a queue of
-/// one, the reason of a failed connection is pushed out by what follows it.
-const EVENT_QUEUE: usize = 16;
 
 /// Publishes over one client.
 #[derive(Clone)]
@@ -38,7 +34,7 @@ pub(crate) struct Batch {
 
 /// Publishes over a connection of our own.
 pub(crate) async fn own(config: &RedisConfig) -> Result<Arc<Publisher<RedisSender>>> {
-    let connector = PublishingConnector(Connector::new(config, EVENT_QUEUE)?);
+    let connector = PublishingConnector(Connector::new(config, Purpose::Publishing)?);
     let connection = hydratecache::link::Connector::connect(&connector).await?;
     Ok(Publisher::own(config.peer(), &config.limits(), connector, connection))
 }

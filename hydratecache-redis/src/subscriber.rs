@@ -19,15 +19,11 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::channel_name::channel_name;
 use crate::config::RedisConfig;
-use crate::connection::{Connection, Connector};
+use crate::connection::{Connection, Connector, Purpose};
 use crate::error::{Attempt, from_fred};
 use crate::publisher::RedisSender;
 use exchange::Exchange;
 use proof::Way;
-
-/// How many messages may wait between fred's reader and our task, which drains it all the time.
-/// fred allocates this many places for each of its nine event queues: about 6 MiB in all.
-const EVENT_QUEUE: usize = 8192;
 
 /// Makes connections that subscribe.
 pub(crate) struct SubscribingConnector {
@@ -49,7 +45,7 @@ impl SubscribingConnector {
         config: &RedisConfig,
         publisher: Arc<Publisher<RedisSender>>,
     ) -> Result<Self> {
-        let connector = Connector::new(config, EVENT_QUEUE)?;
+        let connector = Connector::new(config, Purpose::Subscribing)?;
         let subscribe_limit = config.limits().subscribe_limit;
         Ok(Self { connector, publisher, subscribe_limit })
     }

@@ -23,7 +23,7 @@ pub use write::Write;
 use crate::cache::{Hydrate, LocalCache};
 use crate::codec::{Cbor, Codec};
 use crate::message::ContentType;
-use crate::publisher::{Heartbeats, Lane, Publish};
+use crate::publisher::{Heartbeats, Lane, MAX_BATCH_BYTES, Publish};
 use crate::transport::Transport;
 use crate::version::HybridClock;
 use crate::wire::{Rejection, RejectionReason};
@@ -190,11 +190,25 @@ impl<T: Send + Sync + 'static> Channel<T> {
     {
         const BATCH: usize = 256;
         const OVERLAP: usize = 4;
-        let mut batches = pin!(drafts.ready_chunks(BATCH).fuse());
+        let mut gathered = pin!(drafts.ready_chunks(BATCH).fuse());
+        let mut drafts = Vec::new().into_iter();
         let mut under_way = FuturesOrdered::new();
         let mut published = 0;
         let mut failed = None;
         loop {
+            let has_room = under_way.len() < OVERLAP && failed.is_none();
+            if has_room && drafts.len() > 0 {
+                let (batch, error) = self.0.encode_batch(&mut drafts);
+                failed = error;
+                if !batch.is_empty() {
+                    let count = batch.len() as u64;
+                    let answer = self.0.lane.publish_batch(batch);
+                    under_way.push_back(answer.map(move |answer| (count, answer)));
+                }
+                // The in-process transport answers at once; its readers need their turn.
+                tokio::task::yield_now().await;
+                continue;
+            }
             tokio::select! {
                 // Answers are waited for while the stream has nothing, so that nothing stalls.
                 Some((count, answer)) = under_way.next() => {
@@ -202,17 +216,9 @@ impl<T: Send + Sync + 'static> Channel<T> {
                     answer.map_err(|error| after(published, &error))?;
                     published += count;
                 }
-                Some(drafts) = batches.next(), if under_way.len() < OVERLAP && failed.is_none() => {
-                    let drafts: Vec<D> = drafts;
-                    let (batch, error) = self.0.encode_all(drafts.into_iter().map(Into::into));
-                    failed = error;
-                    if !batch.is_empty() {
-                        let count = batch.len() as u64;
-                        let answer = self.0.lane.publish_batch(batch);
-                        under_way.push_back(answer.map(move |answer| (count, answer)));
-                    }
-                    // The in-process transport answers at once; its readers need their turn.
-                    tokio::task::yield_now().await;
+                Some(more) = gathered.next(), if has_room => {
+                    let more: Vec<D> = more;
+                    drafts = more.into_iter();
                 }
                 else => break,
             }
@@ -284,19 +290,27 @@ impl<T: 'static> Inner<T> {
         Ok(message)
     }
 
-    /// The messages up to the first draft that cannot be published, and why it cannot.
-    fn encode_all<V: Borrow<T>>(
+    /// The next messages of `drafts`, as many as make a batch, or up to the first that cannot be
+    /// published, and why it cannot.
+    fn encode_batch<D: Into<Draft<V>>, V: Borrow<T>>(
         &self,
-        drafts: impl ExactSizeIterator<Item = Draft<V>>,
+        drafts: &mut impl ExactSizeIterator<Item = D>,
     ) -> (Vec<Message>, Option<Error>) {
         let mut batch = Vec::with_capacity(drafts.len());
-        for draft in drafts {
+        let mut held_bytes = 0;
+        while held_bytes < MAX_BATCH_BYTES
+            && let Some(draft) = drafts.next()
+        {
+            let draft = draft.into();
             let message = self
                 .encode(draft.key, draft.value.borrow())
                 .map(|message| Message { ttl: draft.ttl, version: draft.version, ..message })
                 .and_then(|message| self.check(message));
             match message {
-                Ok(message) => batch.push(message),
+                Ok(message) => {
+                    held_bytes += message.held_bytes();
+                    batch.push(message);
+                }
                 Err(error) => return (batch, Some(error)),
             }
         }

@@ -77,6 +77,10 @@ struct Counters {
 /// held up by the last (512 messages of 256 bytes are written in well under a millisecond).
 const MAX_BATCH: usize = 512;
 
+/// A batch that holds so many bytes departs: what large values cost is not the round trip, and one
+/// answer for all of them must come within the limit of a publish.
+pub(crate) const MAX_BATCH_BYTES: usize = 1 << 20;
+
 type Answer = Result<Sent, Error>;
 
 /// Where a batch's numbers begin.
@@ -122,9 +126,11 @@ impl Gathering {
 }
 
 /// The batch that is open for more. A publish that is dropped takes its message out again.
+#[derive(Default)]
 struct Open {
     batch: Arc<Batch>,
     messages: Vec<Option<Message>>,
+    held_bytes: usize,
 }
 
 /// A batch, as those in it see it; set once it is on its way.
@@ -285,14 +291,16 @@ impl Inner {
     /// Joins the open batch, or opens one.
     fn join(&self, message: Message) -> Joined {
         let mut gathering = lock(&self.gathering);
-        gathering.forget_finished();
-        let alone = gathering.under_way.is_empty() && gathering.open.is_none();
-        let open = gathering
-            .open
-            .get_or_insert_with(|| Open { batch: Arc::default(), messages: Vec::new() });
+        let alone = gathering.open.is_none() && {
+            gathering.forget_finished();
+            gathering.under_way.is_empty()
+        };
+        let open = gathering.open.get_or_insert_with(Open::default);
+        let place = open.messages.len();
+        open.held_bytes += message.held_bytes();
         open.messages.push(Some(message));
-        let place = open.messages.len() - 1;
-        Joined { batch: open.batch.clone(), place, departs: alone || place + 1 == MAX_BATCH }
+        let is_full = place + 1 == MAX_BATCH || open.held_bytes >= MAX_BATCH_BYTES;
+        Joined { batch: open.batch.clone(), place, departs: alone || is_full }
     }
 
     /// Takes back a message whose publish was dropped, if its batch is still open.

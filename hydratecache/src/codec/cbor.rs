@@ -1,5 +1,7 @@
 //! The default codec: CBOR through serde.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use cbor4ii::core::dec::Read as _;
 use cbor4ii::core::utils::SliceReader;
@@ -20,13 +22,26 @@ use crate::wire::{MAX_DEPTH, check_well_formed};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cbor;
 
+thread_local! {
+    /// Where values are encoded, so that a payload takes one allocation of its own size.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// The room of a larger value is given back, in bytes.
+const KEPT_SCRATCH: usize = 64 << 10;
+
 impl<T: Serialize + DeserializeOwned + 'static> Codec<T> for Cbor {
     fn encode(&self, value: &T) -> Result<Bytes> {
-        // Most values are small; a larger one grows the buffer a few times.
-        let mut payload = Vec::with_capacity(256);
-        ciborium::into_writer(value, &mut payload)
-            .map_err(|error| encode_error::<T>().with_source(error.to_string()))?;
-        Ok(payload.into())
+        // Taken, not borrowed: a value whose own serialization encodes another finds none.
+        let mut scratch = SCRATCH.take();
+        scratch.clear();
+        let encoded = ciborium::into_writer(value, &mut scratch)
+            .map(|()| Bytes::copy_from_slice(&scratch))
+            .map_err(|error| encode_error::<T>().with_source(error.to_string()));
+        if scratch.capacity() <= KEPT_SCRATCH {
+            SCRATCH.set(scratch);
+        }
+        encoded
     }
 
     fn decode(&self, payload: &Bytes) -> Result<T> {

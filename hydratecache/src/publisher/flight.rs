@@ -36,13 +36,21 @@ enum Progress {
 }
 
 /// Wakes everyone who waits: whoever is polled first drives the batch on.
-#[derive(Default)]
-struct Waiters(Mutex<Vec<Option<Waker>>>);
+struct Waiters(Mutex<Waiting>);
+
+struct Waiting {
+    wakers: Vec<Option<Waker>>,
+    /// The batch asked to be polled, as a new one does. Until it does again, polls of those who
+    /// wait need not reach it: there may be hundreds.
+    is_woken: bool,
+}
 
 impl Flight {
     pub(super) fn new(batch: BoxFuture<'static, Answer>) -> Self {
         let progress = Mutex::new(Progress::Flying(batch));
-        Self { shared: Arc::new(Shared { progress, waiters: Arc::default() }), place: None }
+        let waiting = Waiting { wakers: Vec::new(), is_woken: true };
+        let waiters = Arc::new(Waiters(Mutex::new(waiting)));
+        Self { shared: Arc::new(Shared { progress, waiters }), place: None }
     }
 
     pub(super) fn downgrade(&self) -> WeakFlight {
@@ -72,15 +80,18 @@ impl Future for Flight {
         let shared = self.shared.clone();
         let mut progress = lock(&shared.progress);
         let mut batch = match mem::replace(&mut *progress, Progress::Polled) {
-            Progress::Flying(batch) => batch,
+            // Before the batch is polled: it may be woken while it is.
+            Progress::Flying(batch) if shared.waiters.wait(&mut self.place, cx.waker()) => batch,
+            Progress::Flying(batch) => {
+                *progress = Progress::Flying(batch);
+                return Poll::Pending;
+            }
             Progress::Landed(answer) => {
                 *progress = Progress::Landed(answer.clone());
                 return Poll::Ready(answer);
             }
             Progress::Polled => return Poll::Ready(Err(panicked())),
         };
-        // Before the batch is polled: it may be woken while it is.
-        shared.waiters.register(&mut self.place, cx.waker());
         match self.poll_batch(&mut batch) {
             Poll::Pending => {
                 *progress = Progress::Flying(batch);
@@ -110,26 +121,29 @@ impl WeakFlight {
 }
 
 impl Waiters {
-    fn register(&self, place: &mut Option<usize>, waker: &Waker) {
-        let mut wakers = lock(&self.0);
+    /// Takes a place among those who wait. `true`: the batch is to be polled now.
+    fn wait(&self, place: &mut Option<usize>, waker: &Waker) -> bool {
+        let mut waiting = lock(&self.0);
         if let Some(place) = *place {
-            wakers[place] = Some(waker.clone());
+            waiting.wakers[place] = Some(waker.clone());
         } else {
-            *place = Some(wakers.len());
-            wakers.push(Some(waker.clone()));
+            *place = Some(waiting.wakers.len());
+            waiting.wakers.push(Some(waker.clone()));
         }
+        mem::take(&mut waiting.is_woken)
     }
 
     fn leave(&self, place: Option<usize>) {
         if let Some(place) = place {
-            lock(&self.0)[place] = None;
+            lock(&self.0).wakers[place] = None;
         }
     }
 
     fn wake_all(&self) {
-        let mut wakers = lock(&self.0);
-        let woken: Vec<Waker> = wakers.iter_mut().filter_map(Option::take).collect();
-        drop(wakers);
+        let mut waiting = lock(&self.0);
+        waiting.is_woken = true;
+        let woken: Vec<Waker> = waiting.wakers.iter_mut().filter_map(Option::take).collect();
+        drop(waiting);
         for waker in woken {
             waker.wake();
         }
