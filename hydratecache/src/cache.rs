@@ -20,6 +20,7 @@
 //! # Ok(()) }
 //! ```
 
+mod deadline;
 mod hydrate;
 mod hydration;
 mod hydrator;
@@ -44,6 +45,7 @@ pub use source::{Loaded, Source, SourceError};
 pub use stats::HydrationStats;
 
 use crate::{Key, Version};
+use deadline::Deadline;
 
 /// What a cache must offer to be hydrated.
 ///
@@ -91,7 +93,7 @@ pub trait LocalCache<T>: Send + Sync + 'static {
 pub struct Entry<T> {
     value: Arc<T>,
     version: Option<Version>,
-    expires_at: Option<Instant>,
+    expires_at: Option<Deadline>,
 }
 
 impl<T> Entry<T> {
@@ -110,7 +112,7 @@ impl<T> Entry<T> {
     /// nor revives it.
     #[must_use]
     pub fn with_expiry(self, expires_at: Option<Instant>) -> Self {
-        Self { expires_at, ..self }
+        Self { expires_at: expires_at.map(Deadline::at), ..self }
     }
 
     /// The value.
@@ -129,13 +131,13 @@ impl<T> Entry<T> {
     /// When the value expires.
     #[must_use]
     pub fn expires_at(&self) -> Option<Instant> {
-        self.expires_at
+        self.expires_at.map(Deadline::instant)
     }
 
     /// Whether the value has expired.
     #[must_use]
     pub fn is_expired(&self) -> bool {
-        self.expires_at.is_some_and(|at| at <= Instant::now())
+        self.expires_at.is_some_and(Deadline::has_passed)
     }
 
     /// The same entry, with `resident` as its version if it has none of its own: what was loaded
@@ -174,7 +176,7 @@ impl<T> fmt::Debug for Entry<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")
             .field("version", &self.version)
-            .field("expires_at", &self.expires_at)
+            .field("expires_at", &self.expires_at())
             .finish_non_exhaustive()
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use papaya::{HashMapRef, LocalGuard};
 use tokio::time::Instant;
 
+use super::deadline::Deadline;
 use super::{Entry, LocalCache};
 use crate::{Key, Version};
 
@@ -145,7 +146,7 @@ impl<T: Send + Sync + 'static> LocalCache<T> for Replica<T> {
     }
 
     async fn evict_expired(&self) {
-        let now = Instant::now();
+        let now = Deadline::at(Instant::now());
         let (map, _writing) = self.write();
         map.retain(|_, entry| entry.expires_at.is_none_or(|at| at > now));
     }
