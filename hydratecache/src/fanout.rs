@@ -92,8 +92,8 @@ impl Fanout {
     /// The link is back and the subscription is proven. `missed` says what may have been lost; no
     /// reader sees `Live` without the gap behind it.
     pub fn live(&self, missed: Option<Gap>) {
-        if missed.is_some() {
-            self.lock().tracker.covered_by_the_link();
+        if let Some(gap) = missed {
+            self.lock().tracker.reported_by_the_link(gap);
         }
         self.tell(|queue| {
             queue.push(Signal::Live);
@@ -103,9 +103,9 @@ impl Fanout {
         });
     }
 
-    /// The link lost messages: what is missing before each origin's next message is covered.
+    /// The link lost messages. Those that it counted are not counted again by their sequences.
     pub fn gap(&self, gap: Gap) {
-        self.lock().tracker.covered_by_the_link();
+        self.lock().tracker.reported_by_the_link(gap);
         self.tell(|queue| queue.push(Signal::Gap(gap)));
     }
 

@@ -221,11 +221,15 @@ impl Inner {
     fn launch(self: &Arc<Self>, order: &mut Order, mut batch: Vec<Message>) -> Flight {
         let sent = self.stamp(order, &mut batch);
         let (lane, topic, count) = (self.clone(), self.topic.clone(), batch.len() as u64);
+        let has_data = batch.iter().any(|message| message.kind != Kind::Heartbeat);
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
         let answer = async move {
             let answer = lane.transport.publish(topic, batch).await;
             let Counters { published, failed, .. } = &lane.counters;
             if answer.is_ok() { published } else { failed }.fetch_add(count, Ordering::Relaxed);
+            if has_data && answer.is_err() {
+                lane.pulse.failed();
+            }
             answer.map(|()| sent)
         };
         let mut flight = Flight::new(answer.boxed());

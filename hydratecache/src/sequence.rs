@@ -8,6 +8,7 @@ use std::num::NonZeroU64;
 
 use crate::Origin;
 use crate::message::Position;
+use crate::transport::Gap;
 
 /// What to do with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +31,10 @@ pub struct Tracker {
     capacity: usize,
     /// Grows with every message, to find who was silent the longest.
     now: u64,
-    /// Grows with every gap that the link reported; sequences jump over those without a word.
+    /// Grows with every gap that the link reported.
     epoch: u32,
+    /// How many messages the link counted as lost that no origin's jump has accounted for yet.
+    counted: u64,
     forgot: bool,
 }
 
@@ -61,6 +64,7 @@ impl Tracker {
             capacity: capacity.max(1),
             now: 0,
             epoch: 0,
+            counted: 0,
             forgot: false,
         }
     }
@@ -68,9 +72,8 @@ impl Tracker {
     /// A message at `position` was seen.
     pub fn message(&mut self, position: Position) -> Verdict {
         let sequence = position.sequence.get();
-        match self.advance(position.origin, sequence) {
-            Advance::By(steps) => NonZeroU64::new(steps - 1).map_or(Verdict::Next, Verdict::After),
-            Advance::Freely => Verdict::Next,
+        match self.advance(position.origin, sequence, sequence - 1) {
+            Advance::Missing(missing) => missing.map_or(Verdict::Next, Verdict::After),
             Advance::Not => Verdict::Duplicate,
         }
     }
@@ -81,18 +84,24 @@ impl Tracker {
         if let Some(heard) = self.heard.get_mut(&position.origin)
             && heard.last == position.sequence.get()
         {
-            // Nothing of this origin was lost up to here: no jump is covered any more.
+            // Nothing of this origin was lost up to here: none of its jumps was counted.
             heard.epoch = self.epoch;
         }
-        match self.advance(position.origin, position.sequence.get()) {
-            Advance::By(steps) => NonZeroU64::new(steps),
-            Advance::Freely | Advance::Not => None,
+        let sequence = position.sequence.get();
+        match self.advance(position.origin, sequence, sequence) {
+            Advance::Missing(missing) => missing,
+            Advance::Not => None,
         }
     }
 
-    /// The link reported a gap: what is missing before each origin's next message is covered.
-    pub fn covered_by_the_link(&mut self) {
+    /// The link reported `gap`. Of what it counted, nothing is counted again: that many messages may
+    /// be missing before the next message of each origin. What it could not count is counted now.
+    pub fn reported_by_the_link(&mut self, gap: Gap) {
         self.epoch = self.epoch.wrapping_add(1);
+        self.counted = match gap {
+            Gap::Exact(count) => self.counted.saturating_add(count.get()),
+            Gap::Unknown => 0,
+        };
     }
 
     /// Whether an origin was forgotten, for want of room, since this was last asked: from then on
@@ -102,24 +111,29 @@ impl Tracker {
         std::mem::take(&mut self.forgot)
     }
 
-    fn advance(&mut self, origin: Origin, sequence: u64) -> Advance {
+    /// Moves `origin` on to `sequence`. All up to `complete` must have been seen before.
+    fn advance(&mut self, origin: Origin, sequence: u64, complete: u64) -> Advance {
         self.now += 1;
-        let epoch = self.epoch;
+        let (epoch, at) = (self.epoch, self.now);
         if let Some(heard) = self.heard.get_mut(&origin) {
-            heard.at = self.now;
+            heard.at = at;
             if sequence <= heard.last {
                 return Advance::Not;
             }
-            let steps = sequence - heard.last;
+            let mut missing = complete - heard.last;
             heard.last = sequence;
-            let same_epoch = std::mem::replace(&mut heard.epoch, epoch) == epoch;
-            return if same_epoch { Advance::By(steps) } else { Advance::Freely };
+            if std::mem::replace(&mut heard.epoch, epoch) != epoch {
+                let counted = missing.min(self.counted);
+                self.counted -= counted;
+                missing -= counted;
+            }
+            return Advance::Missing(NonZeroU64::new(missing));
         }
         if self.heard.len() >= self.capacity {
             self.forget_the_silent_half();
         }
-        self.heard.insert(origin, Heard { last: sequence, epoch, at: self.now });
-        Advance::Freely
+        self.heard.insert(origin, Heard { last: sequence, epoch, at });
+        Advance::Missing(None)
     }
 
     /// Half at a time, so that a flood of origins costs little each.
@@ -139,10 +153,8 @@ impl Default for Tracker {
 }
 
 enum Advance {
-    /// That many steps from the last one heard, at least one.
-    By(u64),
-    /// From nowhere, or over a gap that the link reported.
-    Freely,
+    /// Onwards, with as many missing before.
+    Missing(Option<NonZeroU64>),
     /// Not at all: it is not after the last one heard.
     Not,
 }
@@ -248,17 +260,31 @@ mod tests {
         assert_eq!(tracker.message(at(1, 4)), Verdict::Next);
     }
 
+    fn exact(count: u64) -> Gap {
+        Gap::Exact(NonZeroU64::new(count).expect("not zero"))
+    }
+
     #[test]
-    fn a_gap_that_the_link_reported_is_not_reported_again_but_a_duplicate_still_is_one() {
+    fn what_the_link_counted_is_not_counted_again_but_a_duplicate_still_is_one() {
         let mut tracker = Tracker::new();
         tracker.message(at(1, 5));
-        tracker.covered_by_the_link();
+        tracker.reported_by_the_link(exact(3));
         assert_eq!(tracker.message(at(1, 5)), Verdict::Duplicate);
         assert_eq!(tracker.message(at(1, 9)), Verdict::Next);
         assert_eq!(tracker.message(at(1, 11)), Verdict::After(NonZeroU64::MIN));
-        tracker.covered_by_the_link();
-        assert_eq!(tracker.heartbeat(at(1, 11)), None, "nothing was lost after all");
+        tracker.reported_by_the_link(exact(1));
+        assert_eq!(tracker.heartbeat(at(1, 11)), None, "nothing of this origin was lost");
         assert_eq!(tracker.message(at(1, 13)), Verdict::After(NonZeroU64::MIN));
+    }
+
+    #[test]
+    fn a_publish_that_failed_after_the_link_reported_its_gap_is_counted() {
+        let mut tracker = Tracker::new();
+        tracker.message(at(1, 5));
+        tracker.reported_by_the_link(exact(2));
+        assert_eq!(tracker.message(at(1, 9)), Verdict::After(NonZeroU64::MIN));
+        tracker.reported_by_the_link(Gap::Unknown);
+        assert_eq!(tracker.heartbeat(at(1, 10)), Some(NonZeroU64::MIN));
     }
 
     #[test]

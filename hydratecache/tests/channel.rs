@@ -244,7 +244,7 @@ async fn a_failed_publish_shows_as_a_gap_to_those_who_missed_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn heartbeats_tell_of_a_lost_last_message_and_grow_ever_rarer() {
+async fn heartbeats_tell_of_a_failed_last_message_at_once_and_grow_ever_rarer() {
     let broker = MemoryBroker::new();
     let link = broker.connect();
     let writer = Channel::<String>::new(link.clone(), "users").expect("legal");
@@ -257,7 +257,7 @@ async fn heartbeats_tell_of_a_lost_last_message_and_grow_ever_rarer() {
     let began = tokio::time::Instant::now();
     let gap = tokio::time::timeout(Duration::from_secs(60), updates.next()).await;
     assert!(matches!(gap, Ok(Some(Event::Gap(Gap::Exact(n)))) if n.get() == 1));
-    assert_eq!(began.elapsed().as_secs(), 5);
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     let before = writer.stats().batches;
     tokio::time::sleep(Duration::from_secs(3600)).await;
     let sent = writer.stats().batches - before;

@@ -106,7 +106,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
     }
 
     /// A reload after a gap begins at a random time within this (default 250 ms), so that a fleet
-    /// that lost its broker together does not read the source together.
+    /// that lost its broker together does not read the source together. Between two reloads the source
+    /// rests nine times as long as the last one took, 30 s at most.
     pub fn with_reload_jitter(mut self, jitter: Duration) -> Self {
         self.settings.reload_jitter = jitter;
         self

@@ -37,6 +37,8 @@ pub(super) struct Hydrator<T, C> {
     ledger: Ledger,
     /// When the source is to be read, if it is.
     reload_at: Option<Instant>,
+    /// Until then the source is spared, so that reloads take a tenth of its time at most.
+    rests_until: Instant,
     backoff: ExponentialBackoff,
 }
 
@@ -48,6 +50,9 @@ const READ_AGAIN: usize = 8;
 
 /// How often the memory of expired entries is given back.
 const SWEEP: Duration = Duration::from_secs(15);
+
+/// The longest rest between two reloads: entries are suspect meanwhile.
+const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// How many loads a reload has under way in [`Mode::UpdateIfPresent`].
 const LOADS: usize = 16;
@@ -77,6 +82,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let hydrator = Self {
             ledger: Ledger::new(settings.tombstones, settings.tombstone_age),
             reload_at: reads_first.then_some(now),
+            rests_until: now,
             backoff: backoff(),
             channel,
             cache,
@@ -364,7 +370,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     fn reload_soon(&mut self) {
         let now = Instant::now();
         let jitter = self.settings.reload_jitter.mul_f64(rand::random());
-        self.reload_at = self.reload_at.or(Some(now + jitter));
+        self.reload_at = self.reload_at.or(Some(self.rests_until.max(now + jitter)));
         self.change(|status| status.suspect(now));
     }
 
@@ -372,10 +378,13 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     async fn reload(&mut self) -> Result<(), Ended> {
         self.reload_at = None;
         self.ledger.begin_scan();
+        let began = Instant::now();
         let outcome = match self.scan().await {
             ControlFlow::Break(ended) => return Err(ended),
             ControlFlow::Continue(outcome) => outcome,
         };
+        let rest = LONGEST_REST.min(began.elapsed().saturating_mul(9));
+        self.rests_until = Instant::now() + rest;
         let resident = if outcome.is_ok() { self.cache.keys() } else { Vec::new() };
         let (scanned, gone) = self.ledger.end_scan(resident);
         match outcome {
