@@ -144,6 +144,8 @@ pub struct Message {
 pub(crate) struct Rare {
     pub(crate) schema: Option<u64>,
     pub(crate) trace_parent: Option<TraceParent>,
+    pub(crate) transaction: Option<u64>,
+    pub(crate) is_invalidation: bool,
 }
 
 impl Message {
@@ -157,6 +159,18 @@ impl Message {
     #[must_use]
     pub fn remove(key: Key) -> Self {
         Self { key: Some(key), ..Self::bare(Kind::Remove) }
+    }
+
+    /// `key` has a new value that the message does not carry, because it is too large for the
+    /// broker: whoever has a [`Source`](crate::cache::Source) loads it, everybody else drops what
+    /// they have, as for a removal.
+    ///
+    /// For authors of transports. The envelope has no form for it: there it is a removal.
+    #[must_use]
+    pub fn invalidate(key: Key) -> Self {
+        let mut message = Self::remove(key);
+        message.rare.get_or_insert_default().is_invalidation = true;
+        message
     }
 
     /// The whole topic has no value any more.
@@ -230,6 +244,15 @@ impl Message {
         self
     }
 
+    /// The same message with the number of the database transaction that it was published in, for
+    /// a [`Snapshot`](crate::cache::Snapshot) to judge. For authors of transports over a database;
+    /// no part of the envelope.
+    #[must_use]
+    pub fn with_transaction(mut self, number: u64) -> Self {
+        self.rare.get_or_insert_default().transaction = Some(number);
+        self
+    }
+
     /// What the message does.
     #[must_use]
     pub fn kind(&self) -> Kind {
@@ -296,6 +319,19 @@ impl Message {
     #[must_use]
     pub fn trace_parent(&self) -> Option<TraceParent> {
         self.rare.as_ref()?.trace_parent
+    }
+
+    /// The number of the database transaction that the message was published in, where the
+    /// transport knows.
+    #[must_use]
+    pub fn transaction(&self) -> Option<u64> {
+        self.rare.as_ref()?.transaction
+    }
+
+    /// Whether the message says that its key has a new value, without the value.
+    #[must_use]
+    pub fn is_invalidation(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.is_invalidation)
     }
 
     /// What the message holds on to while it waits in a queue, in bytes: key, payload and the

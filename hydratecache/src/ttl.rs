@@ -48,8 +48,11 @@ impl Ttl {
         Self::new(SystemTime::now(), duration)
     }
 
-    /// The wire's form: microseconds since 1970, and microseconds.
-    pub(crate) fn from_micros(start_micros: u64, duration_micros: u64) -> Result<Self> {
+    /// From the wire's form: microseconds since 1970, and microseconds. For authors of transports.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn from_micros(start_micros: u64, duration_micros: u64) -> Result<Self> {
         if duration_micros == 0 {
             return Err(invalid("is zero; to drop a value, remove its key"));
         }
@@ -59,7 +62,9 @@ impl Ttl {
         }
     }
 
-    pub(crate) fn to_micros(self) -> (u64, u64) {
+    /// The wire's form: when it starts in microseconds since 1970, and its duration in microseconds.
+    #[must_use]
+    pub const fn to_micros(self) -> (u64, u64) {
         (self.start_micros, self.duration_micros)
     }
 

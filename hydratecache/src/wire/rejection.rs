@@ -33,14 +33,16 @@ impl Rejection {
         self
     }
 
-    pub(crate) fn with_sender(
-        mut self,
-        origin: Option<Origin>,
-        sequence: Option<NonZeroU64>,
-    ) -> Self {
-        self.0.position =
-            origin.zip(sequence).map(|(origin, sequence)| Position { origin, sequence });
+    /// The same rejection, naming the sender and its number, if there are both.
+    #[must_use]
+    pub fn with_position(mut self, position: Option<Position>) -> Self {
+        self.0.position = position;
         self
+    }
+
+    pub(crate) fn with_sender(self, origin: Option<Origin>, sequence: Option<NonZeroU64>) -> Self {
+        let position = origin.zip(sequence);
+        self.with_position(position.map(|(origin, sequence)| Position { origin, sequence }))
     }
 
     /// Which rule the message broke.
@@ -97,7 +99,7 @@ pub enum RejectionReason {
     Truncated,
     /// Bytes follow the envelope.
     TrailingBytes,
-    /// The CBOR breaks a rule of the specification.
+    /// The CBOR or the text breaks a rule of the specification.
     Malformed(&'static str),
     /// An item nests deeper than 32 levels.
     TooDeep,
@@ -145,7 +147,7 @@ impl fmt::Display for RejectionReason {
             }
             Self::Truncated => f.write_str("its bytes end early"),
             Self::TrailingBytes => f.write_str("bytes follow its end"),
-            Self::Malformed(what) => write!(f, "its CBOR has {what}"),
+            Self::Malformed(what) => write!(f, "it has {what}"),
             Self::TooDeep => write!(f, "it nests deeper than {} levels", super::MAX_DEPTH),
             Self::DuplicateField(number) => write!(f, "it has field {number} twice"),
             Self::UnknownKind(kind) => {

@@ -1,0 +1,118 @@
+//! tokio-postgres's errors, mapped once.
+
+use hydratecache::{Error, ErrorKind};
+use tokio_postgres::Error as PgError;
+use tokio_postgres::error::{DbError, SqlState};
+
+/// What was under way when an error came: it decides whether something may have been sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    Connect,
+    Subscribe,
+    Fence,
+    Publish,
+    Install,
+    Attach,
+    Read,
+}
+
+impl Attempt {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Connect => "connecting to",
+            Self::Subscribe => "subscribing on",
+            Self::Fence => "asking for a fence on",
+            Self::Publish => "publishing to",
+            Self::Install => "installing the schema \"hydratecache\" on",
+            Self::Attach => "attaching or detaching a table on",
+            Self::Read => "reading a source on",
+        }
+    }
+}
+
+/// Our error for one of tokio-postgres's. `address` holds no credentials.
+pub(crate) fn from_postgres(attempt: Attempt, address: &str, error: &PgError) -> Error {
+    let kind = kind(attempt, error);
+    let what = match error.as_db_error() {
+        Some(answer) => said(answer),
+        None => chain(error),
+    };
+    let tried = attempt.text();
+    match error.as_db_error().and_then(DbError::hint) {
+        Some(hint) => Error::new(kind, format!("{tried} PostgreSQL at {address}: {what}; {hint}")),
+        None => {
+            Error::new(kind, format!("{tried} PostgreSQL at {address}: {what}; {}", advice(kind)))
+        }
+    }
+}
+
+/// The server's words and its code. Details are left out: they can quote a row.
+fn said(answer: &DbError) -> String {
+    format!("{} (SQLSTATE {})", answer.message(), answer.code().code())
+}
+
+/// An error of the driver with what caused it. None of its texts holds a credential.
+fn chain(error: &PgError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn advice(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Denied => "check user, password and privileges",
+        ErrorKind::Unavailable => "is the server up and the address right?",
+        ErrorKind::Timeout => "is the server overloaded or paused?",
+        ErrorKind::UnknownOutcome => "it may have been sent; sending it again is harmless",
+        ErrorKind::InvalidInput => "check the settings",
+        _ => "see the server's answer",
+    }
+}
+
+fn kind(attempt: Attempt, error: &PgError) -> ErrorKind {
+    match error.code() {
+        Some(code) => kind_of_answer(attempt, code),
+        None if attempt == Attempt::Publish => ErrorKind::UnknownOutcome,
+        None => ErrorKind::Unavailable,
+    }
+}
+
+fn kind_of_answer(attempt: Attempt, code: &SqlState) -> ErrorKind {
+    // The server goes down, or is told to end this session: whether a publish that was under way
+    // was committed is not known.
+    let is_leaving = matches!(
+        *code,
+        SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::IDLE_SESSION_TIMEOUT
+    );
+    if is_leaving && attempt == Attempt::Publish {
+        return ErrorKind::UnknownOutcome;
+    }
+    match *code {
+        SqlState::INVALID_PASSWORD
+        | SqlState::INVALID_AUTHORIZATION_SPECIFICATION
+        | SqlState::INSUFFICIENT_PRIVILEGE => ErrorKind::Denied,
+        SqlState::CANNOT_CONNECT_NOW | SqlState::TOO_MANY_CONNECTIONS => ErrorKind::Unavailable,
+        SqlState::INVALID_CATALOG_NAME | SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN => {
+            ErrorKind::InvalidInput
+        }
+        _ if is_leaving || code.code().starts_with("08") => ErrorKind::Unavailable,
+        _ => kind_of_ours(code.code()),
+    }
+}
+
+/// The codes that the functions in `sql/` raise.
+fn kind_of_ours(code: &str) -> ErrorKind {
+    match code {
+        "HC002" => ErrorKind::InvalidTopic,
+        "HC003" => ErrorKind::InvalidKey,
+        "HC004" => ErrorKind::InvalidVersion,
+        "HC006" => ErrorKind::InvalidTtl,
+        "HC015" => ErrorKind::Denied,
+        _ if code.starts_with("HC") => ErrorKind::InvalidInput,
+        _ => ErrorKind::Broker,
+    }
+}
