@@ -15,7 +15,8 @@ demo: ## Shows a fleet converge (TRANSPORT=memory or redis)
 	cargo run --quiet --release -p hydratecache-cli $(DEMO_FEATURES) -- demo --transport $(TRANSPORT)
 
 test: ## Starts what it needs and runs every test
-	$(SERVICES) install redis
+	$(SERVICES) install redis postgres
+	scripts/tools.sh psql:postgresql-client pgbouncer:pgbouncer
 	cargo test --workspace --all-features
 	scripts/golden/check.sh
 	scripts/services/test.sh

@@ -9,11 +9,12 @@ use tokio_postgres::error::{DbError, SqlState};
 pub(crate) enum Attempt {
     Connect,
     Subscribe,
+    Listen,
     Fence,
     Publish,
+    PublishIn,
     Install,
     Attach,
-    Read,
 }
 
 impl Attempt {
@@ -21,11 +22,12 @@ impl Attempt {
         match self {
             Self::Connect => "connecting to",
             Self::Subscribe => "subscribing on",
+            Self::Listen => "listening on",
             Self::Fence => "asking for a fence on",
             Self::Publish => "publishing to",
+            Self::PublishIn => "publishing in a transaction on",
             Self::Install => "installing the schema \"hydratecache\" on",
             Self::Attach => "attaching or detaching a table on",
-            Self::Read => "reading a source on",
         }
     }
 }

@@ -1,8 +1,17 @@
 #![doc = include_str!("../README.md")]
 
 mod channel_name;
+mod config;
+mod connection;
 mod error;
 mod migration;
+mod publish_in;
+mod publisher;
+mod subscriber;
 mod text;
+mod transport;
 
+pub use config::PostgresConfig;
 pub use migration::{Attachment, Migration};
+pub use publish_in::PublishIn;
+pub use transport::PostgresTransport;

@@ -46,7 +46,7 @@ pub(crate) fn longest_text(payload_bytes: usize) -> usize {
 /// What a whole text says on the channel of `topic`.
 pub(crate) fn read(text: String, topic: &Topic) -> Arrival {
     if text.starts_with('{') {
-        return json::read(text.into(), topic);
+        return json::read(&text.into(), topic);
     }
     let (envelope, transaction) = match text.split_once('.') {
         None => (text.as_str(), None),

@@ -12,6 +12,9 @@ const MARK: char = '~';
 /// What stands before a piece: the mark, 16 digits of the id, two numbers and three dots.
 const LONGEST_HEADER: usize = 1 + 16 + 1 + 10 + 1 + 10 + 1;
 
+/// What the server may add to the last piece: a dot and the number of the transaction.
+const LONGEST_ENDING: usize = 1 + 20;
+
 /// Whether `text` is a piece of another one.
 pub(crate) fn is_piece(text: &str) -> bool {
     text.starts_with(MARK)
@@ -20,7 +23,8 @@ pub(crate) fn is_piece(text: &str) -> bool {
 /// `text`, which is ASCII, in pieces that a notification carries. `id` tells it from the others of
 /// its time.
 pub(crate) fn pieces(text: &str, id: u64) -> Vec<String> {
-    let pieces: Vec<&[u8]> = text.as_bytes().chunks(LONGEST - LONGEST_HEADER).collect();
+    let pieces: Vec<&[u8]> =
+        text.as_bytes().chunks(LONGEST - LONGEST_HEADER - LONGEST_ENDING).collect();
     let count = pieces.len();
     let piece = |(index, piece): (usize, &&[u8])| {
         let piece = std::str::from_utf8(piece).expect("pieces of ASCII are ASCII");

@@ -36,9 +36,9 @@ struct Members<'a> {
 }
 
 /// Reads `text`, which the payload goes on to share.
-pub(super) fn read(text: Bytes, topic: &Topic) -> Arrival {
+pub(super) fn read(text: &Bytes, topic: &Topic) -> Arrival {
     let broken = |reason| Rejection::new(reason);
-    let form = std::str::from_utf8(&text).map_err(|_| broken(RejectionReason::NotAnEnvelope))?;
+    let form = std::str::from_utf8(text).map_err(|_| broken(RejectionReason::NotAnEnvelope))?;
     if !form.starts_with(BEGINNING) {
         return Err(broken(RejectionReason::NotAnEnvelope));
     }
@@ -55,7 +55,7 @@ pub(super) fn read(text: Bytes, topic: &Topic) -> Arrival {
     }
     let key = members.key();
     let named = key.as_ref().ok().cloned().flatten();
-    members.message(key, &text, topic).map_err(|reason| Rejection::new(reason).with_key(named))
+    members.message(key, text, topic).map_err(|reason| Rejection::new(reason).with_key(named))
 }
 
 impl Members<'_> {
@@ -71,7 +71,7 @@ impl Members<'_> {
         text: &Bytes,
         topic: &Topic,
     ) -> Result<Message, RejectionReason> {
-        let mut message = self.bare(key?, text)?;
+        let mut message = self.bare(key?.as_ref(), text)?;
         if let Some(version) = value::<u64>("version", self.version)? {
             message = message.with_version(Version::caller(version));
         }
@@ -86,10 +86,10 @@ impl Members<'_> {
     }
 
     /// The message's kind with what belongs to it, and nothing else.
-    fn bare(&self, key: Option<Key>, text: &Bytes) -> Result<Message, RejectionReason> {
+    fn bare(&self, key: Option<&Key>, text: &Bytes) -> Result<Message, RejectionReason> {
         let kind = value::<Cow<'_, str>>("kind", self.kind)?;
         let kind = kind.ok_or(RejectionReason::MissingField("kind"))?;
-        let needed = key.clone().ok_or(RejectionReason::MissingField("key"));
+        let needed = key.cloned().ok_or(RejectionReason::MissingField("key"));
         let ttl = value::<(u64, u64)>("ttl", self.ttl)?;
         let ttl = ttl.map(|(start, duration)| Ttl::from_micros(start, duration)).transpose();
         let ttl = ttl.map_err(|_| RejectionReason::InvalidField("ttl"))?;
@@ -136,7 +136,7 @@ mod tests {
 
     fn read(text: &str) -> Arrival {
         let topic = Topic::new("users").expect("legal");
-        super::read(Bytes::copy_from_slice(text.as_bytes()), &topic)
+        super::read(&Bytes::copy_from_slice(text.as_bytes()), &topic)
     }
 
     #[test]

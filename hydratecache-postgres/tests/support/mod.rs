@@ -12,26 +12,26 @@ use tokio::time::timeout;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 use tokio_util::task::AbortOnDropHandle;
 
-pub const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
-pub async fn postgres() -> Broker {
+pub(crate) async fn postgres() -> Broker {
     Broker::start(Kind::Postgres).await.expect("a PostgreSQL of its own")
 }
 
 /// Waits for `future`, but not for ever.
-pub async fn within<F: Future>(limit: Duration, future: F) -> F::Output {
+pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> F::Output {
     timeout(limit, future).await.unwrap_or_else(|_| panic!("not done within {limit:?}"))
 }
 
 /// A connection of the test's own.
-pub struct Session {
-    pub client: Client,
+pub(crate) struct Session {
+    pub(crate) client: Client,
     notifications: mpsc::UnboundedReceiver<(String, String)>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Session {
-    pub async fn open(url: &str) -> Self {
+    pub(crate) async fn open(url: &str) -> Self {
         let (client, mut connection) =
             tokio_postgres::connect(url, NoTls).await.expect("connects to the test's server");
         let (sender, notifications) = mpsc::unbounded_channel();
@@ -51,12 +51,12 @@ impl Session {
         session
     }
 
-    pub async fn run(&self, sql: &str) {
+    pub(crate) async fn run(&self, sql: &str) {
         self.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
     /// What was published since the last call, in its JSON form.
-    pub async fn published(&mut self) -> Vec<Value> {
+    pub(crate) async fn published(&mut self) -> Vec<Value> {
         // Notifications that were committed before it come before its own.
         self.run("LISTEN \"=mark\"; SELECT pg_notify('=mark', '')").await;
         let mut published = Vec::new();
@@ -72,7 +72,7 @@ impl Session {
 }
 
 /// The members of each message that say what it does: kind, key and value.
-pub fn said(published: &[Value]) -> Vec<String> {
+pub(crate) fn said(published: &[Value]) -> Vec<String> {
     let text = |message: &Value| {
         let members = ["kind", "key", "value"].map(|name| match &message[name] {
             Value::Null => String::new(),

@@ -6,7 +6,7 @@ use std::future::IntoFuture;
 
 use super::Inner;
 use crate::publisher::Publish;
-use crate::{Error, ErrorKind, Kind, Message, Result, TraceParent, Ttl, Version};
+use crate::{Error, ErrorKind, Kind, Message, Result, Topic, TraceParent, Ttl, Version};
 
 /// One write: await it to publish it.
 ///
@@ -53,6 +53,22 @@ impl<'a, T> Write<'a, T> {
     /// The trace that this write belongs to.
     pub fn trace_parent(self, trace_parent: TraceParent) -> Self {
         self.change(|message| Ok(message.with_trace_parent(trace_parent)))
+    }
+
+    /// The topic and the message that awaiting this would publish, to be published by other means,
+    /// such as inside a database transaction.
+    ///
+    /// It has no origin and no sequence: its loss is seen by the transport's own link only. In a
+    /// channel whose clock gives versions it has none either, and receivers order it by its arrival.
+    ///
+    /// # Errors
+    /// As [`Channel::publish`](crate::Channel::publish), before any I/O.
+    pub fn into_message(self) -> Result<(Topic, Message)>
+    where
+        T: 'static,
+    {
+        let message = self.message.and_then(|message| self.channel.check(message))?;
+        Ok((self.channel.topic.clone(), message))
     }
 
     fn change(self, change: impl FnOnce(Message) -> Result<Message>) -> Self {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use crate::wire::Rejection;
-use crate::{Error, Origin, Result, Topic};
+use crate::{Error, Message, Origin, Result, Topic};
 
 /// Makes connections of one kind.
 pub trait Connector: Send + Sync + 'static {
@@ -68,6 +68,13 @@ pub enum Incoming<Name> {
         name: Name,
         /// The envelope.
         body: Bytes,
+    },
+    /// A message, where the broker's crate has read what carried it.
+    Message {
+        /// The broker's name of the topic.
+        name: Name,
+        /// The message.
+        message: Message,
     },
     /// Something that is no envelope.
     Rejected {

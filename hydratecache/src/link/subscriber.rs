@@ -20,7 +20,7 @@ use super::backoff::Pauses;
 use super::{Connector, Incoming, Peer, Settings, Subscribing};
 use crate::fanout::{Arrival, Fanout};
 use crate::wire::{self, Rejection, RejectionReason};
-use crate::{Error, ErrorKind, Fence, Kind, Result, Subscription, Topic};
+use crate::{Error, ErrorKind, Fence, Kind, Message, Result, Subscription, Topic};
 use probes::Probes;
 use routes::Routes;
 use session::{Asking, Echo, Outcome, Session};
@@ -399,6 +399,10 @@ where
                 Some(arrival) => (name, arrival),
                 None => return,
             },
+            Incoming::Message { name, message } => match self.unless_probe(message) {
+                Some(message) => (name, Ok(message)),
+                None => return,
+            },
             Incoming::Rejected { name, rejection } => (name, Err(rejection)),
             Incoming::Lagged(missed) => return self.routes.lagged(missed),
             // Comes where it is waited for, and nowhere else.
@@ -419,17 +423,19 @@ where
             return Some(Err(Rejection::new(reason)));
         }
         match wire::decode(body) {
-            Ok(envelope) => {
-                let message = envelope.message;
-                let is_probe = message.kind() == Kind::Heartbeat && message.sequence().is_none();
-                if is_probe {
-                    self.probes.arrived(message.origin()?);
-                    return None;
-                }
-                Some(Ok(message))
-            }
+            Ok(envelope) => self.unless_probe(envelope.message).map(Ok),
             Err(rejection) => Some(Err(rejection)),
         }
+    }
+
+    /// The message, if it is no probe of ours.
+    fn unless_probe(&self, message: Message) -> Option<Message> {
+        let is_probe = message.kind() == Kind::Heartbeat && message.sequence().is_none();
+        if !is_probe {
+            return Some(message);
+        }
+        self.probes.arrived(message.origin()?);
+        None
     }
 
     /// Makes a new connection, without end; `None` if the transport is closed meanwhile.
