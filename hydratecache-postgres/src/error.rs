@@ -15,6 +15,7 @@ pub(crate) enum Attempt {
     PublishIn,
     Install,
     Attach,
+    Read,
 }
 
 impl Attempt {
@@ -28,6 +29,7 @@ impl Attempt {
             Self::PublishIn => "publishing in a transaction on",
             Self::Install => "installing the schema \"hydratecache\" on",
             Self::Attach => "attaching or detaching a table on",
+            Self::Read => "reading a source on",
         }
     }
 }

@@ -27,6 +27,7 @@ mod hydrator;
 mod leases;
 mod ledger;
 mod policy;
+mod refills;
 mod replica;
 mod source;
 mod stats;
@@ -41,7 +42,7 @@ pub use hydration::{Freshness, Hydration, State};
 pub use leases::Lease;
 pub use policy::{GapAction, Mode};
 pub use replica::{Pinned, Replica};
-pub use source::{Loaded, Source, SourceError};
+pub use source::{Loaded, Snapshot, Source, SourceError};
 pub use stats::HydrationStats;
 
 use crate::{Key, Version};

@@ -17,11 +17,12 @@ use tokio_util::task::AbortOnDropHandle;
 use super::hydrate::Settings;
 use super::hydration::{Command, Hydration, Status};
 use super::leases::{Lease, Leases};
-use super::ledger::{Ledger, Scanned};
+use super::ledger::{self, Ledger, Scanned};
+use super::refills::{Refill, Refills};
 use super::stats::Counters;
 use super::{Entry, GapAction, Loaded, LocalCache, Mode, SourceError};
 use crate::channel::Inner;
-use crate::transport::{Gap, Signal, Subscription};
+use crate::transport::{Fence, Gap, Signal, Subscription};
 use crate::wire::{Rejection, RejectionReason};
 use crate::{Error, ErrorKind, Key, Kind, Message, Remaining, Result, Ttl, Version};
 
@@ -35,6 +36,7 @@ pub(super) struct Hydrator<T, C> {
     counters: Arc<Counters>,
     leases: Arc<Leases>,
     ledger: Ledger,
+    refills: Refills<T>,
     /// When the source is to be read, if it is.
     reload_at: Option<Instant>,
     /// Until then the source is spared, so that reloads take a tenth of its time at most.
@@ -81,6 +83,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let can_reload = settings.source.is_some() || settings.mode == Mode::Invalidate;
         let hydrator = Self {
             ledger: Ledger::new(settings.tombstones, settings.tombstone_age),
+            refills: Refills::new(settings.source.clone(), leases.clone(), settings.source_limit),
             reload_at: reads_first.then_some(now),
             rests_until: now,
             backoff: backoff(),
@@ -119,6 +122,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             tokio::select! {
                 signal = self.signals.next() => self.round(signal).await?,
                 Some(command) = self.commands.recv() => self.command(command).await,
+                Some(refill) = self.refills.next() => self.refilled(refill).await,
                 () = sleep_until(reload_at.unwrap_or_else(Instant::now)), if reload_at.is_some() => {
                     self.reload().await?;
                 }
@@ -143,10 +147,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     async fn signal(&mut self, signal: Signal) {
         match signal {
             Signal::Message(message) => self.message(&message).await,
-            Signal::Fenced(fence) => self.change(|status| {
-                status.fence = status.fence.max(Some(fence));
-                status.prove(fence.asked_at());
-            }),
+            Signal::Fenced(fence) => {
+                let passed = self.refills.hold(fence);
+                self.proven(passed);
+            }
             Signal::Disrupted(why) => {
                 tracing::warn!(messaging.destination.name = %self.channel.topic, %why, "disrupted");
                 self.counters.disruptions.increment();
@@ -156,6 +160,16 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             Signal::Live => self.live().await,
             Signal::Gap(gap) => self.gap(gap).await,
             Signal::Rejected(rejection) => self.rejected(self.channel.count(rejection)).await,
+        }
+    }
+
+    /// Everything up to `fence` is applied, if there is one.
+    fn proven(&self, fence: Option<Fence>) {
+        if let Some(fence) = fence {
+            self.change(|status| {
+                status.fence = status.fence.max(Some(fence));
+                status.prove(fence.asked_at());
+            });
         }
     }
 
@@ -234,6 +248,14 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 None => self.reject_all().await,
             };
         };
+        if self.ledger.knows(message.key(), message.transaction()) {
+            // What is being loaded may be older than it all the same.
+            match message.key() {
+                Some(key) => self.leases.update(key),
+                None => self.leases.update_all(),
+            }
+            return self.counters.stale.increment();
+        }
         let Some(key) = message.key() else {
             if message.kind() == Kind::Clear {
                 self.leases.update_all();
@@ -246,7 +268,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.leases.update(key);
         if message.kind() != Kind::Touch {
             // A touch says nothing of the value: what a scan yields is still news.
-            self.ledger.updated(key, Some(version));
+            self.ledger.updated(key, Some(version), message.transaction());
+        }
+        if message.is_invalidation() && self.can_refill(key) {
+            return self.refill(key, version);
         }
         if message.kind() == Kind::Remove {
             return self.remove(key, version).await;
@@ -305,11 +330,53 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.count(is_removed);
     }
 
+    /// Whether a value that is not in its message is to be loaded.
+    fn can_refill(&self, key: &Key) -> bool {
+        let is_wanted = match self.settings.mode {
+            Mode::Hydrate => true,
+            Mode::UpdateIfPresent => self.cache.contains(key),
+            Mode::Invalidate => false,
+        };
+        is_wanted && self.settings.source.is_some()
+    }
+
+    /// `key` has a new value with `version`, which is to be loaded. Until then its older value can be
+    /// read, and no fence passes.
+    fn refill(&mut self, key: &Key, version: Version) {
+        if !self.ledger.admits(key, version) {
+            return self.counters.stale.increment();
+        }
+        self.ledger.put(key, version, Instant::now());
+        if !self.refills.ask(key) {
+            self.reload_soon();
+        }
+    }
+
+    /// A value was loaded, unless that failed: then all is read again.
+    async fn refilled(&mut self, refill: Refill<T>) {
+        let Refill { lease, outcome, passed } = refill;
+        match outcome {
+            _ if !lease.is_intact() => self.counters.leases_broken.increment(),
+            Ok(Some(loaded)) => {
+                self.counters.refilled.increment();
+                if let Err(error) = self.store(lease.key(), loaded).await {
+                    self.reload_failed(error);
+                }
+            }
+            Ok(None) => drop(self.cache.remove(lease.key(), None).await),
+            Err(error) => {
+                self.change(|status| status.suspect(Instant::now()));
+                self.reload_failed(reading_failed(error));
+            }
+        }
+        self.proven(passed);
+    }
+
     /// A message could not be used: what the cache holds for its key is known to be old.
     async fn reject(&mut self, key: &Key, version: Option<Version>) {
         self.counters.rejected.increment();
         self.leases.update(key);
-        self.ledger.updated(key, version);
+        self.ledger.updated(key, version, None);
         if let Some(version) = version {
             self.ledger.put(key, version, Instant::now());
         }
@@ -440,6 +507,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                     }
                 }
                 Some(command) = self.commands.recv() => self.command(command).await,
+                Some(refill) = self.refills.next() => self.refilled(refill).await,
                 row = timeout_at(deadline, rows.next()) => match row {
                     Ok(None) if again.is_empty() || rounds == 0 => {
                         if !again.is_empty() {
@@ -471,22 +539,24 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     /// Applies a row. Returns its key if an update overtook it and it has no version to tell which
     /// is newer.
     async fn row(&mut self, row: Row<T>) -> Result<Option<Key>> {
-        let (key, loaded) = row.map_err(|error| {
-            Error::new(ErrorKind::Source, "reading the source failed; it is tried again")
-                .with_source(error)
-        })?;
+        let (key, loaded) = row.map_err(reading_failed)?;
         let version = loaded.as_ref().and_then(|loaded| loaded.version).map(Version::caller);
         let Some(loaded) = loaded else {
             // A key that is gone, unless it came back meanwhile; the end of the scan removes it.
             self.ledger.unseen(&key);
             return Ok(None);
         };
-        if self.ledger.scanned(&key, version) {
-            self.store(&key, loaded).await?;
-            return Ok(None);
+        match self.ledger.scanned(&key, version, loaded.snapshot.as_ref()) {
+            ledger::Row::Newest => {
+                self.store(&key, loaded).await?;
+                Ok(None)
+            }
+            ledger::Row::Overtaken => Ok(None),
+            ledger::Row::Unclear => {
+                self.counters.leases_broken.increment();
+                Ok(Some(key))
+            }
         }
-        self.counters.leases_broken.increment();
-        Ok(version.is_none().then_some(key))
     }
 
     fn change(&self, change: impl FnOnce(&mut Status)) {
@@ -535,7 +605,11 @@ fn backoff() -> ExponentialBackoff {
         .build()
 }
 
-fn source_is_slow(limit: Duration) -> Error {
+fn reading_failed(error: SourceError) -> Error {
+    Error::new(ErrorKind::Source, "reading the source failed; it is tried again").with_source(error)
+}
+
+pub(super) fn source_is_slow(limit: Duration) -> Error {
     Error::new(
         ErrorKind::Source,
         format!("the source yielded nothing for {limit:?}; it is tried again, or raise the limit"),

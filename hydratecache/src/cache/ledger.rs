@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Snapshot;
 use crate::{Key, Version};
 
 /// Removals and clears, and the keys that were updated during a scan.
@@ -17,6 +18,8 @@ pub(super) struct Ledger {
     /// Nothing that is not newer than the latest clear comes back.
     cleared: Option<Version>,
     scan: Option<Scan>,
+    /// What the latest complete scan saw, where it says so.
+    applied: Option<Snapshot>,
 }
 
 /// The latest version of each of a bounded number of keys, for a bounded time.
@@ -35,11 +38,32 @@ struct Mark {
 
 #[derive(Default)]
 struct Scan {
-    /// The newest update of each key; none if one of them could not be read.
-    updated: HashMap<Key, Option<Version>, foldhash::fast::RandomState>,
+    updated: HashMap<Key, Updated, foldhash::fast::RandomState>,
+    /// What the scan sees, where it says so.
+    snapshot: Option<Snapshot>,
     seen: HashSet<Key, foldhash::fast::RandomState>,
     /// Something arrived that no key stands for: a clear, or a gap.
     overtaken: bool,
+}
+
+/// What arrived for a key during a scan.
+#[derive(Clone, Copy)]
+struct Updated {
+    /// The newest version; none if one of them could not be read.
+    version: Option<Version>,
+    /// The database transaction of the latest arrival, where it says so.
+    transaction: Option<u64>,
+}
+
+/// What a scanned row is beside the updates of its key that arrived during the scan.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Row {
+    /// At least as new as all of them.
+    Newest,
+    /// Older than one of them.
+    Overtaken,
+    /// That is not known.
+    Unclear,
 }
 
 /// How a scan ended.
@@ -55,7 +79,7 @@ impl Ledger {
     /// A ledger that remembers `most` removals, and as many puts, for `longest`.
     pub(super) fn new(most: usize, longest: Duration) -> Self {
         let [removals, puts] = [(); 2].map(|()| Marks::new(most, longest));
-        Self { removals, puts, cleared: None, scan: None }
+        Self { removals, puts, cleared: None, scan: None, applied: None }
     }
 
     /// Whether a put of `key` with `version` is newer than its removal, and not older than a put
@@ -71,12 +95,33 @@ impl Ledger {
         self.puts.set(key, version, now);
     }
 
-    /// An update of `key` arrived, with a version if that could be read.
-    pub(super) fn updated(&mut self, key: &Key, version: Option<Version>) {
+    /// Whether what a message of `transaction` says of `key`, or of all keys, is in what was scanned
+    /// already, or is replaced by it before the scan is over.
+    pub(super) fn knows(&self, key: Option<&Key>, transaction: Option<u64>) -> bool {
+        let sees = |snapshot: &Option<Snapshot>| {
+            snapshot.as_ref().zip(transaction).is_some_and(|(seen, number)| seen.contains(number))
+        };
+        let scanned =
+            |scan: &Scan| key.is_none_or(|key| scan.seen.contains(key)) && sees(&scan.snapshot);
+        sees(&self.applied) || self.scan.as_ref().is_some_and(scanned)
+    }
+
+    /// An update of `key` arrived, with a version if that could be read, and the database
+    /// transaction that it belongs to, if it says so.
+    pub(super) fn updated(
+        &mut self,
+        key: &Key,
+        version: Option<Version>,
+        transaction: Option<u64>,
+    ) {
         if let Some(scan) = &mut self.scan {
-            let newest = scan.updated.entry(key.clone()).or_insert(version);
-            if version.is_none_or(|version| version.is_newer_than(*newest)) && newest.is_some() {
-                *newest = version;
+            let update = Updated { version, transaction };
+            let newest = scan.updated.entry(key.clone()).or_insert(update);
+            newest.transaction = transaction;
+            if version.is_none_or(|version| version.is_newer_than(newest.version))
+                && newest.version.is_some()
+            {
+                newest.version = version;
             }
         }
     }
@@ -108,20 +153,23 @@ impl Ledger {
         self.scan = Some(Scan::default());
     }
 
-    /// The scan yielded `key`. `false`: what it yielded was overtaken by an update.
+    /// The scan yielded `key`, in `snapshot` if it says so.
     ///
-    /// The cache cannot tell: it may have evicted what the update brought.
-    pub(super) fn scanned(&mut self, key: &Key, version: Option<Version>) -> bool {
+    /// The cache cannot tell: it may have evicted what an update brought.
+    pub(super) fn scanned(
+        &mut self,
+        key: &Key,
+        version: Option<Version>,
+        snapshot: Option<&Snapshot>,
+    ) -> Row {
         let Some(scan) = &mut self.scan else {
-            return false;
+            return Row::Overtaken;
         };
         scan.seen.insert(key.clone());
-        match (version, scan.updated.get(key)) {
-            (None, updated) => !scan.overtaken && updated.is_none(),
-            (Some(_), None) => true,
-            (Some(_), Some(None)) => false,
-            (Some(version), Some(newest)) => !version.is_older_than(*newest),
+        if let Some(snapshot) = snapshot {
+            scan.snapshot = Some(snapshot.clone());
         }
+        scan.compare(key, version, snapshot)
     }
 
     /// `key` is read again: only what arrives from now on overtakes its row.
@@ -142,11 +190,44 @@ impl Ledger {
     pub(super) fn end_scan(&mut self, resident: Vec<Key>) -> (Scanned, Vec<Key>) {
         match self.scan.take() {
             Some(scan) if !scan.overtaken => {
-                let known = |key: &Key| scan.seen.contains(key) || scan.updated.contains_key(key);
-                (Scanned::Complete, resident.into_iter().filter(|key| !known(key)).collect())
+                let gone = resident.into_iter().filter(|key| !scan.has(key)).collect();
+                self.applied = scan.snapshot.or(self.applied.take());
+                (Scanned::Complete, gone)
             }
             _ => (Scanned::Overtaken, Vec::new()),
         }
+    }
+}
+
+impl Scan {
+    fn compare(&self, key: &Key, version: Option<Version>, snapshot: Option<&Snapshot>) -> Row {
+        let Some(update) = self.updated.get(key) else {
+            let is_void = version.is_none() && self.overtaken;
+            return if is_void { Row::Unclear } else { Row::Newest };
+        };
+        match (update.is_in(snapshot), version, update.version) {
+            // Updates of a row arrive in the order of its transactions, each of which saw the one
+            // before: what saw the latest saw all.
+            (Some(true), _, _) if !self.overtaken => Row::Newest,
+            (Some(_), None, _) | (_, Some(_), None) => Row::Overtaken,
+            (_, Some(row), newest) if row.is_older_than(newest) => Row::Overtaken,
+            (_, Some(_), Some(_)) => Row::Newest,
+            (None, None, _) => Row::Unclear,
+        }
+    }
+
+    /// Whether `key` exists after the scan, as far as it knows.
+    fn has(&self, key: &Key) -> bool {
+        let is_seen = |update: &Updated| update.is_in(self.snapshot.as_ref()) == Some(true);
+        self.seen.contains(key) || self.updated.get(key).is_some_and(|update| !is_seen(update))
+    }
+}
+
+impl Updated {
+    /// Whether `snapshot` saw it, where that is known.
+    fn is_in(&self, snapshot: Option<&Snapshot>) -> Option<bool> {
+        let (snapshot, transaction) = snapshot.zip(self.transaction)?;
+        Some(snapshot.contains(transaction))
     }
 }
 
@@ -246,10 +327,10 @@ mod tests {
     fn a_scan_shows_what_is_gone_and_yields_to_what_arrived_meanwhile() {
         let mut ledger = ledger();
         ledger.begin_scan();
-        assert!(ledger.scanned(&key(1), None));
-        ledger.updated(&key(2), Some(Version::caller(1)));
-        assert!(!ledger.scanned(&key(2), None), "an update arrived after the load began");
-        ledger.updated(&key(3), Some(Version::caller(1)));
+        assert_eq!(ledger.scanned(&key(1), None, None), Row::Newest);
+        ledger.updated(&key(2), Some(Version::caller(1)), None);
+        assert_eq!(ledger.scanned(&key(2), None, None), Row::Unclear, "which came first?");
+        ledger.updated(&key(3), Some(Version::caller(1)), None);
         let ended = ledger.end_scan(vec![key(1), key(2), key(3), key(4)]);
         assert_eq!(ended, (Scanned::Complete, vec![key(4)]));
     }
@@ -260,13 +341,14 @@ mod tests {
         ledger.begin_scan();
         let version = |number| Some(Version::caller(number));
         for number in [5, 4] {
-            ledger.updated(&key(1), version(number));
+            ledger.updated(&key(1), version(number), None);
         }
-        let verdicts = [4, 5, 6].map(|number| ledger.scanned(&key(1), version(number)));
-        assert_eq!(verdicts, [false, true, true]);
-        ledger.updated(&key(1), None);
-        ledger.updated(&key(1), version(7));
-        assert!(!ledger.scanned(&key(1), version(8)), "the unreadable one may be newer");
+        let verdicts = [4, 5, 6].map(|number| ledger.scanned(&key(1), version(number), None));
+        assert_eq!(verdicts, [Row::Overtaken, Row::Newest, Row::Newest]);
+        ledger.updated(&key(1), None, None);
+        ledger.updated(&key(1), version(7), None);
+        let unreadable = ledger.scanned(&key(1), version(8), None);
+        assert_eq!(unreadable, Row::Overtaken, "the unreadable one may be newer");
     }
 
     #[test]
@@ -274,8 +356,29 @@ mod tests {
         let mut ledger = ledger();
         ledger.begin_scan();
         ledger.overtaken();
-        assert!(!ledger.scanned(&key(1), None));
+        assert_eq!(ledger.scanned(&key(1), None, None), Row::Unclear);
         assert_eq!(ledger.end_scan(vec![key(1)]), (Scanned::Overtaken, vec![]));
+    }
+
+    #[test]
+    fn a_snapshot_tells_exactly_which_updates_a_scan_contains() {
+        let mut ledger = ledger();
+        let seen = Snapshot::new(|transaction| transaction < 10);
+        ledger.begin_scan();
+        for (number, transaction) in [(1, 9), (2, 10), (3, 9), (5, 9), (6, 11)] {
+            ledger.updated(&key(number), Some(Version::caller(1)), Some(transaction));
+        }
+        ledger.updated(&key(3), Some(Version::caller(2)), None);
+        let rows = [1, 2, 3, 4].map(|number| ledger.scanned(&key(number), None, Some(&seen)));
+        assert_eq!(rows, [Row::Newest, Row::Overtaken, Row::Unclear, Row::Newest]);
+        assert!(ledger.knows(Some(&key(1)), Some(9)), "its row was applied");
+        assert!(!ledger.knows(Some(&key(5)), Some(9)), "its row may yet come");
+        assert!(!ledger.knows(Some(&key(1)), Some(10)) && !ledger.knows(Some(&key(1)), None));
+        let ended = ledger.end_scan((1..=7).map(key).collect());
+        assert_eq!(ended, (Scanned::Complete, vec![key(5), key(7)]), "5 was put, and removed");
+        assert!(ledger.knows(Some(&key(5)), Some(9)) && ledger.knows(None, Some(9)));
+        ledger.begin_scan();
+        assert!(ledger.knows(Some(&key(8)), Some(9)), "the earlier scan was applied");
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! Where the truth can be read.
 
 use std::fmt;
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -23,17 +24,45 @@ pub trait Source<T>: Send + Sync + 'static {
     fn scan(&self) -> BoxStream<'_, Result<(Key, Loaded<T>), SourceError>>;
 }
 
+/// Which transactions of a database a scan saw, all rows at once.
+///
+/// Where a message says which transaction it was published in, this tells whether the scan contains
+/// what the message says, exactly: a message that it contains is skipped, one that it does not is
+/// applied over the scanned row. Nothing has to be read again, and no reader sees time go back.
+#[derive(Clone)]
+pub struct Snapshot(Arc<dyn Fn(u64) -> bool + Send + Sync>);
+
+impl Snapshot {
+    /// A snapshot that saw the transactions for whose numbers `contains` is true.
+    pub fn new(contains: impl Fn(u64) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(contains))
+    }
+
+    /// Whether it saw the transaction with this number.
+    #[must_use]
+    pub fn contains(&self, transaction: u64) -> bool {
+        (self.0)(transaction)
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Snapshot")
+    }
+}
+
 /// A value that was read from a [`Source`].
 pub struct Loaded<T> {
     pub(super) value: T,
     pub(super) version: Option<u64>,
     pub(super) ttl: Option<Ttl>,
+    pub(super) snapshot: Option<Snapshot>,
 }
 
 impl<T> Loaded<T> {
     /// A value without version and TTL.
     pub const fn new(value: T) -> Self {
-        Self { value, version: None, ttl: None }
+        Self { value, version: None, ttl: None, snapshot: None }
     }
 
     /// The value, for the reader that loaded it.
@@ -53,6 +82,13 @@ impl<T> Loaded<T> {
     #[must_use]
     pub fn with_version(self, version: u64) -> Self {
         Self { version: Some(version), ..self }
+    }
+
+    /// The same value with the snapshot that it was scanned in: one for all rows of a scan. A value
+    /// that was loaded by its key has none.
+    #[must_use]
+    pub fn with_snapshot(self, snapshot: Snapshot) -> Self {
+        Self { snapshot: Some(snapshot), ..self }
     }
 
     /// The same value with a TTL.

@@ -39,6 +39,8 @@ stats! {
     from_the_future,
     /// Messages that could not be used. Their key was dropped where it was readable.
     rejected,
+    /// Values that were loaded because their message did not carry them.
+    refilled,
     /// Gaps that were reported.
     gaps,
     /// Messages that were lost for certain, as far as gaps said how many.
