@@ -179,6 +179,7 @@ async fn a_callers_client_whose_server_is_killed_publishes_again_and_hoards_noth
     listener.live_then_gap(secs(1)).await;
     let sent = in_time("a publish", secs(2), writer.send()).await.expect("published");
     // Had the failed one waited in the client, it would come now.
+    listener.lost(1).await;
     listener.numbers([sent]).await;
     transport.close().await.expect("closes");
     client.ping::<String>(None).await.expect("the caller's client is still open");

@@ -173,6 +173,14 @@ impl Listener {
         }
     }
 
+    /// What the link could not count, the numbers of the next message do.
+    pub(crate) async fn lost(&mut self, count: u64) {
+        match self.next("the count of what was lost", secs(5)).await {
+            Signal::Gap(Gap::Exact(lost)) if lost.get() == count => {}
+            other => panic!("a gap of {count}, not {other:?}"),
+        }
+    }
+
     pub(crate) async fn disrupted(&mut self, limit: Duration) -> Error {
         match self.next("the disruption", limit).await {
             Signal::Disrupted(why) => why,
