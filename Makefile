@@ -6,7 +6,7 @@ SERVICES := scripts/services.sh
 DEMO_FEATURES := $(if $(filter memory,$(TRANSPORT)),--no-default-features,)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench audit fuzz services-up services-down services-status
+.PHONY: help demo test check bench soak audit fuzz services-up services-down services-status
 
 help: ## Lists these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -31,6 +31,10 @@ check: ## Format, lints, docs and licences, with warnings denied
 bench: ## Prints every figure beside the raw client's (BENCH="--only redis_publish_512")
 	cargo build --quiet --release -p hydratecache-bench
 	cargo run --quiet --release -p hydratecache-bench --bin bench -- $(BENCH)
+
+soak: ## Kills and flaps at random, with an oracle for silent losses (SOAK="--seconds 600 --transport redis")
+	$(SERVICES) install redis
+	cargo run --quiet --release -p hydratecache-soak -- $(SOAK)
 
 audit: ## Known vulnerabilities of the dependencies (reads an advisory database from the net)
 	cargo deny --all-features check advisories

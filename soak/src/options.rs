@@ -1,0 +1,43 @@
+//! What a soak is asked to do.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Which transport is soaked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The in-process transport.
+    Memory,
+    /// Redis Pub/Sub.
+    Redis,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Memory, Self::Redis];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "memory",
+            Self::Redis => "redis",
+        })
+    }
+}
+
+/// One soak of one transport.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// The transport.
+    pub kind: Kind,
+    /// How long faults happen.
+    pub time: Duration,
+    /// Decides every fault and when it happens.
+    pub seed: u64,
+    /// Publishers, each with a connection of its own.
+    pub writers: usize,
+    /// Subscribers, each with a connection of its own.
+    pub readers: usize,
+}
