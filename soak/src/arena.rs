@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use hydratecache::Transport;
 use hydratecache::memory::{MemoryBroker, MemoryTransport};
+use hydratecache_postgres::PostgresTransport;
 use hydratecache_redis::RedisTransport;
 use hydratecache_testkit::broker::{self, Broker};
 use hydratecache_testkit::proxy::FaultProxy;
@@ -53,6 +54,7 @@ impl Arena {
         let broker = match kind {
             Kind::Memory => return Ok(Self::Memory(MemoryBroker::new())),
             Kind::Redis => Broker::start(broker::Kind::Redis).await,
+            Kind::Postgres => Broker::start(broker::Kind::Postgres).await,
         };
         Ok(Self::Real { broker: broker.with_context(|| format!("starting {kind}"))?, kind })
     }
@@ -74,6 +76,7 @@ impl Arena {
         let url = through(broker.url(), &proxy)?;
         let transport: Arc<dyn Transport> = match kind {
             Kind::Redis => Arc::new(RedisTransport::connect(&url).await?),
+            Kind::Postgres => Arc::new(PostgresTransport::connect(&url).await?),
             Kind::Memory => unreachable!("it has no broker of its own"),
         };
         Ok(Link { transport, breaker: Breaker::Proxy(proxy) })

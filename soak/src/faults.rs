@@ -60,15 +60,17 @@ impl Faults {
         time: Duration,
     ) -> Result<()> {
         let end = Instant::now() + time;
+        // Every soak has a kill, however short it is.
+        let mut fault = Fault::Kill;
         while Instant::now() < end {
             sleep(self.millis(50..600)).await;
-            self.one(arena, links).await?;
+            self.one(fault, arena, links).await?;
+            fault = self.choose();
         }
         links.iter().try_for_each(|link| link.heal())
     }
 
-    async fn one(&mut self, arena: &Arena, links: &[&Breaker]) -> Result<()> {
-        let fault = self.choose();
+    async fn one(&mut self, fault: Fault, arena: &Arena, links: &[&Breaker]) -> Result<()> {
         let while_broken = self.millis(20..1500);
         let link = links[self.random.random_range(0..links.len())];
         match (fault, arena.broker(), link) {
@@ -77,6 +79,13 @@ impl Faults {
                 broker.kill9().await.context("killing the broker")?;
                 sleep(while_broken).await;
                 broker.start_again().await.context("starting the broker again")?;
+            }
+            // In this process that is the loss of every link.
+            (Fault::Kill, None, _) => {
+                self.kills += 1;
+                links.iter().for_each(|link| link.cut());
+                sleep(while_broken).await;
+                links.iter().try_for_each(|link| link.heal())?;
             }
             (Fault::Pause, Some(broker), _) => {
                 broker.pause().await.context("pausing the broker")?;

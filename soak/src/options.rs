@@ -11,11 +11,13 @@ pub enum Kind {
     Memory,
     /// Redis Pub/Sub.
     Redis,
+    /// `PostgreSQL`'s LISTEN and NOTIFY.
+    Postgres,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Memory, Self::Redis];
+    pub const ALL: [Self; 3] = [Self::Memory, Self::Redis, Self::Postgres];
 }
 
 impl fmt::Display for Kind {
@@ -23,6 +25,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Memory => "memory",
             Self::Redis => "redis",
+            Self::Postgres => "postgres",
         })
     }
 }
