@@ -6,7 +6,7 @@ SERVICES := scripts/services.sh
 DEMO_FEATURES := $(if $(filter memory,$(TRANSPORT)),--no-default-features,)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak audit fuzz services-up services-down services-status
+.PHONY: help demo test check bench soak pgbench audit fuzz services-up services-down services-status
 
 help: ## Lists these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -35,6 +35,11 @@ bench: ## Prints every figure beside the raw client's (BENCH="--only redis_publi
 soak: ## Kills and flaps at random, with an oracle for silent losses (SOAK="--seconds 600 --transport redis")
 	$(SERVICES) install redis postgres
 	cargo run --quiet --release -p hydratecache-soak -- $(SOAK)
+
+pgbench: ## Runs pgbench against replicas whose connections are killed, and compares every row
+	scripts/tools.sh pgbench:postgresql-contrib
+	$(SERVICES) install postgres
+	cargo run --quiet --release -p hydratecache-postgres --example pgbench
 
 audit: ## Known vulnerabilities of the dependencies (reads an advisory database from the net)
 	cargo deny --all-features check advisories

@@ -71,9 +71,6 @@ impl PostgresConfig {
             let is_local = postgres.get_hosts().iter().all(is_local);
             postgres.ssl_mode(if is_local { SslMode::Disable } else { SslMode::Require });
         }
-        if postgres.get_application_name().is_none() {
-            postgres.application_name("hydratecache");
-        }
         Ok(Self {
             address: address(&postgres).into(),
             postgres,
@@ -172,10 +169,14 @@ impl PostgresConfig {
         text::longest_text(self.max_payload_bytes)
     }
 
-    /// The driver's settings. Its own defaults wait for minutes, or for ever.
-    pub(crate) fn driver(&self) -> PgConfig {
+    /// The driver's settings. Its own defaults wait for minutes, or for ever. A connection that the
+    /// URL gives no name is named by its purpose, for whoever looks into `pg_stat_activity`.
+    pub(crate) fn driver(&self, purpose: &str) -> PgConfig {
         let limits = self.limits();
         let mut postgres = self.postgres.clone();
+        if postgres.get_application_name().is_none() {
+            postgres.application_name(format!("hydratecache {purpose}"));
+        }
         postgres
             .connect_timeout(limits.connect_limit)
             .keepalives_idle(limits.ping_interval.max(Duration::from_secs(1)))

@@ -39,9 +39,10 @@ pub(crate) struct Connection {
 }
 
 impl Connector {
-    pub(crate) fn new(config: &PostgresConfig) -> Result<Self> {
+    /// Makes connections for this purpose.
+    pub(crate) fn new(config: &PostgresConfig, purpose: &str) -> Result<Self> {
         Ok(Self {
-            postgres: config.driver(),
+            postgres: config.driver(purpose),
             tls: config.tls()?,
             address: config.address.clone(),
             connect_limit: config.limits().connect_limit,

@@ -71,7 +71,7 @@ impl<T> PostgresSource<T> {
     /// # Cancel safety
     /// A dropped future leaves no connection behind.
     pub async fn table(config: &PostgresConfig, table: &str) -> Result<Self> {
-        let connector = Connector::new(config)?;
+        let connector = Connector::new(config, "source")?;
         let find = async |connection: &mut Connection| {
             let client = connection.client.clone();
             let address = connection.address.clone();
@@ -89,7 +89,7 @@ impl<T> PostgresSource<T> {
     /// # Errors
     /// `InvalidInput` if TLS cannot be set up. What is wrong with the query, the first scan says.
     pub fn query(config: &PostgresConfig, query: &str) -> Result<Self> {
-        let connector = Connector::new(config)?;
+        let connector = Connector::new(config, "source")?;
         Ok(Self::with(config, connector, Statements::of_query(query)))
     }
 

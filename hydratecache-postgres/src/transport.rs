@@ -39,9 +39,9 @@ impl PostgresTransport {
     }
 
     pub(crate) async fn open(config: PostgresConfig) -> Result<Self> {
-        let connector = Connector::new(&config)?;
-        let publisher = publisher::own(&config, connector.clone()).await?;
-        let connector = SubscribingConnector::new(&config, connector, publisher.clone());
+        let publisher = publisher::own(&config, Connector::new(&config, "publish")?).await?;
+        let listening = Connector::new(&config, "listen")?;
+        let connector = SubscribingConnector::new(&config, listening, publisher.clone());
         let connection = connector.connect().await?;
         let subscriber = Subscriber::start(config.peer(), config.limits(), connector, connection);
         let link = Link::new(config.peer(), subscriber, publisher);

@@ -14,7 +14,7 @@ use hydratecache_postgres::{PostgresConfig, PostgresTransport};
 use hydratecache_testkit::broker::Broker;
 use hydratecache_testkit::conformance::{Capability, Faults, Step, Subject};
 use hydratecache_testkit::proxy::{Direction, FaultProxy};
-use support::{Session, postgres, within};
+use support::{Session, in_pieces, postgres, within};
 
 const SECRET: &str = "correct-horse-battery-staple";
 const QUEUE_BYTES: usize = 1 << 20;
@@ -39,16 +39,6 @@ impl Postgres {
         let url = url(&proxy.addr().to_string());
         Self { broker, link: Link { url, proxy } }
     }
-}
-
-/// A text as notifications carry it, written after docs/WIRE.md.
-fn in_pieces(text: &str) -> Vec<String> {
-    if text.len() <= 7999 {
-        return vec![text.to_owned()];
-    }
-    let count = text.len().div_ceil(7900);
-    let piece = |index| &text[index * 7900..text.len().min((index + 1) * 7900)];
-    (0..count).map(|index| format!("~5eed.{index}.{count}.{}", piece(index))).collect()
 }
 
 fn url(address: &str) -> String {

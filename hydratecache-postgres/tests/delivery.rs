@@ -147,7 +147,7 @@ async fn connections_that_the_server_ends_are_made_anew_and_said_to_be_lost() {
     let admin = Session::open(broker.url()).await;
     for round in 0..5 {
         admin
-            .run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hydratecache'")
+            .run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'hydratecache%'")
             .await;
         let start = Instant::now();
         let mut seen = Vec::new();

@@ -222,7 +222,7 @@ async fn after_an_outage_only_the_table_is_believed() {
     for round in 0..3 {
         session
             .run(&format!(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hydratecache';
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'hydratecache%';
                  UPDATE accounts SET balance = {round} WHERE id % 3 = {round};
                  DELETE FROM accounts WHERE id % 50 = {round}"
             ))
@@ -291,7 +291,7 @@ async fn loads_go_on_after_their_connection_was_lost() {
     let key = Key::new("1").expect("legal");
     source.load(key.clone()).await.expect("loads").expect("is there");
     session
-        .run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hydratecache'")
+        .run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'hydratecache%'")
         .await;
     // The first ones may meet the lost connection; every one that follows its end does not.
     let attempts = async {

@@ -83,3 +83,13 @@ pub(crate) fn said(published: &[Value]) -> Vec<String> {
     };
     published.iter().map(text).collect()
 }
+
+/// A text as notifications carry it, written after docs/WIRE.md.
+pub(crate) fn in_pieces(text: &str) -> Vec<String> {
+    if text.len() <= 7999 {
+        return vec![text.to_owned()];
+    }
+    let count = text.len().div_ceil(7900);
+    let piece = |index| &text[index * 7900..text.len().min((index + 1) * 7900)];
+    (0..count).map(|index| format!("~5eed.{index}.{count}.{}", piece(index))).collect()
+}
