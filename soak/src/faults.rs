@@ -83,7 +83,9 @@ impl Faults {
             // In this process that is the loss of every link.
             (Fault::Kill, None, _) => {
                 self.kills += 1;
-                links.iter().for_each(|link| link.cut());
+                for link in links {
+                    link.cut();
+                }
                 sleep(while_broken).await;
                 links.iter().try_for_each(|link| link.heal())?;
             }
