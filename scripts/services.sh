@@ -51,7 +51,7 @@ help() {
 usage: scripts/services.sh VERB [BROKER...] [OPTIONS]        brokers: redis nats postgres kafka
 
   up [BROKER...]       start what is not up yet, and wait until it answers
-      --set 'LINE'     Redis only: one more redis.conf line; repeatable
+      --set 'LINE'     Redis and NATS only: one more line of its configuration; repeatable
       --owner PID      stop and remove the instance once that process has gone
   down [BROKER...]     stop; data and port are kept for the next `up`
       --wipe           remove the data too

@@ -166,7 +166,7 @@ impl fmt::Debug for Broker {
 impl BrokerBuilder {
     /// Adds one line to the broker's own configuration, in its own syntax, such as `maxmemory 10mb`.
     ///
-    /// Only Redis takes any; the others refuse to start with one.
+    /// Only Redis and NATS take any; the others refuse to start with one.
     pub fn with_setting(mut self, line: impl Into<String>) -> Self {
         self.settings.push(line.into());
         self

@@ -16,6 +16,7 @@ compose() {
   (exec_bare env COMPOSE_PROJECT_NAME="$project" \
     "HYDRATECACHE_${BROKER^^}_PORT=$(client_port)" \
     HYDRATECACHE_REDIS_OPTIONS="$(redis_arguments)" \
+    HYDRATECACHE_NATS_CONFIGURATION="$(nats_configuration /data)" \
     docker compose --file "$ROOT/docker-compose.yml" "$@")
 }
 

@@ -20,7 +20,7 @@ const PAYLOAD: &str = "the-payload-of-conformance-p12";
 ///
 /// Looks for the subject's secret and for a payload in the `Debug` and `Display` of transports,
 /// subscriptions, signals and errors with all their sources, over links that work, are cut and are
-/// denied, and in every trace of the process meanwhile.
+/// denied, and in every trace of the process meanwhile (of other crates than ours, down to `DEBUG`).
 pub async fn p12_no_secrets_are_shown(subject: &dyn Subject, effort: Effort) {
     let trial = Trial::new("P12 (no secrets are shown)", subject, effort);
     let mut needles = vec![PAYLOAD.to_owned(), format!("{:?}", PAYLOAD.as_bytes())];

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::{Interest, Subscriber, set_global_default};
-use tracing::{Event, Metadata};
+use tracing::{Event, Level, Metadata};
 
 /// What is looked for and what was found. There is one subscriber for traces in a process.
 static WATCH: Mutex<Option<Watch>> = Mutex::new(None);
@@ -60,8 +60,11 @@ impl Subscriber for Recorder {
         Interest::sometimes()
     }
 
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        watch().is_some()
+    /// What a broker's client says of itself at its finest level is for those who debug the client,
+    /// and no transport can keep it quiet: async-nats shows every operation there, body included.
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let is_ours = metadata.target().starts_with("hydratecache");
+        watch().is_some() && (is_ours || *metadata.level() <= Level::DEBUG)
     }
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {

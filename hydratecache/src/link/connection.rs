@@ -83,8 +83,15 @@ pub enum Incoming<Name> {
         /// What is wrong with it.
         rejection: Rejection,
     },
-    /// So many messages were dropped on this side, of any topic.
+    /// So many messages were dropped on this side, of any topic; 0: nobody knows how many.
     Lagged(u64),
+    /// A subscription that was proven is refused from now on. It is tried again now and then.
+    Revoked {
+        /// The broker's name of the topic.
+        name: Name,
+        /// Why.
+        why: Error,
+    },
     /// The connection has ended, for this reason. What had come before is still taken, and then
     /// the connection is dropped.
     Ended(Error),

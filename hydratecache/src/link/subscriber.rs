@@ -395,6 +395,7 @@ where
 
     fn distribute(&self, incoming: Incoming<Name<C>>, session: &mut Session<C::Connection>) {
         let (name, arrival) = match incoming {
+            Incoming::Revoked { name, why } => return self.revoked(&name, &why, session),
             Incoming::Body { name, body } => match self.arrival(&body) {
                 Some(arrival) => (name, arrival),
                 None => return,
@@ -412,6 +413,14 @@ where
             // What arrives proves the subscription, and comes behind the gap before it.
             session.revive(topic, fanout);
             fanout.arrived([arrival]);
+        }
+    }
+
+    fn revoked(&self, name: &str, why: &Error, session: &mut Session<C::Connection>) {
+        if let Some((topic, fanout)) = self.routes.named(name) {
+            fanout.disrupted(why);
+            session.unproven.insert(topic.clone());
+            session.retry_at.get_or_insert(Instant::now() + DENIED_PAUSE);
         }
     }
 

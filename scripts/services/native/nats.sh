@@ -21,11 +21,23 @@ nats_ready() { answers; } # it opens its port only when JetStream has recovered 
 nats_stop_signal() { echo TERM; }
 
 nats_prepare() {
-  cat >"$PLACE/nats.conf" <<END
+  {
+    cat <<END
 server_name: "$INSTANCE"
 host: 127.0.0.1
 port: $(client_port)
-jetstream { store_dir: "$PLACE/data", max_memory_store: 256MB, max_file_store: 4GB }
 END
+    nats_configuration "$PLACE/data"
+  } >"$PLACE/nats.conf"
   COMMAND=("$NATS_SERVER" --config "$PLACE/nats.conf")
+}
+
+# A cluster's servers would want one JetStream for all, and time to elect its leader.
+nats_configuration() { # nats_configuration DATA
+  local settings=''
+  if [[ -f $PLACE/options ]]; then settings=$(<"$PLACE/options"); fi
+  if [[ $settings != *cluster* ]]; then
+    printf 'jetstream { store_dir: "%s", max_memory_store: 256MB, max_file_store: 4GB }\n' "$1"
+  fi
+  printf '%s\n' "$settings"
 }

@@ -1,0 +1,16 @@
+#![doc = include_str!("../README.md")]
+
+mod config;
+mod echo;
+mod error;
+mod events;
+mod inbox;
+mod life;
+mod publisher;
+mod subject;
+mod subscriber;
+mod transport;
+
+pub use config::NatsConfig;
+pub use events::NatsEvents;
+pub use transport::NatsTransport;

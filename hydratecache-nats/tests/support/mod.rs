@@ -1,0 +1,77 @@
+//! What several test files need: servers with users, and what their administrator sees.
+
+// Not every test file uses all of it.
+#![allow(dead_code)]
+
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions};
+use hydratecache_testkit::broker::{Broker, BrokerBuilder, Kind};
+use serde_json::{Value, json};
+
+/// The password of every user but the administrator.
+pub(crate) const SECRET: &str = "correct-horse-battery-staple";
+
+/// A server of its own with an administrator, with `anyone` for those who give no name, with the
+/// user `conformance`, and with `outsider`, who may use no topic.
+pub(crate) fn nats() -> BrokerBuilder {
+    with_users(&format!(
+        r#"{{user: conformance, password: "{SECRET}"}}, {{user: outsider, password: "{SECRET}", permissions: {{publish: "_INBOX.>", subscribe: "_INBOX.>"}}}}"#
+    ))
+}
+
+/// A server of its own with these users besides the administrator and `anyone`.
+pub(crate) fn with_users(users: &str) -> BrokerBuilder {
+    let accounts = format!(
+        r#"accounts {{ SYS: {{ users: [{{user: admin, password: admin}}] }}, APP: {{ users: [{{user: anyone, password: anyone}}, {users}] }} }}"#
+    );
+    Broker::builder(Kind::Nats)
+        .with_setting(accounts)
+        .with_setting("system_account: SYS")
+        .with_setting("no_auth_user: anyone")
+}
+
+/// Starts it.
+pub(crate) async fn start(builder: BrokerBuilder) -> Broker {
+    builder.start().await.expect("a NATS of its own")
+}
+
+/// A URL of `broker` for `user`.
+pub(crate) fn url(broker: &Broker, user: &str) -> String {
+    format!("nats://{user}:{SECRET}@{}", broker.addr())
+}
+
+/// A client of `broker` that knows nothing of this crate.
+pub(crate) async fn stranger(broker: &Broker) -> Client {
+    async_nats::connect(broker.url()).await.expect("connects")
+}
+
+/// The server's client connections but the administrator's, as it lists them.
+pub(crate) async fn connections(broker: &Broker) -> Vec<Value> {
+    let admin =
+        ConnectOptions::with_user_and_password("admin".to_owned(), "admin".to_owned())
+            .connect(broker.url())
+            .await
+            .expect("connects");
+    let asked = json!({ "auth": true, "subscriptions": true, "limit": 100_000 });
+    let request = admin.request("$SYS.REQ.SERVER.PING.CONNZ", asked.to_string().into());
+    let reply = tokio::time::timeout(Duration::from_secs(5), request).await;
+    let reply = reply.expect("an answer in time").expect("an answer");
+    let reply: Value = serde_json::from_slice(&reply.payload).expect("JSON");
+    let connections = reply["data"]["connections"].as_array().cloned().unwrap_or_default();
+    let of_users = connections.into_iter().filter(|it| it["authorized_user"] != "admin");
+    of_users.collect()
+}
+
+/// How many connections of `user` the server has.
+pub(crate) async fn connections_of(broker: &Broker, user: &str) -> usize {
+    let connections = connections(broker).await;
+    connections.iter().filter(|it| it["authorized_user"] == user).count()
+}
+
+/// How many subscriptions of `subject` the server has.
+pub(crate) async fn subscriptions(broker: &Broker, subject: &str) -> usize {
+    let connections = connections(broker).await;
+    let lists = connections.iter().filter_map(|it| it["subscriptions_list"].as_array());
+    lists.flatten().filter(|it| it.as_str() == Some(subject)).count()
+}
