@@ -1,5 +1,7 @@
 //! `hydratecache demo`: one writer, three replicas, an outage, and a check.
 
+#[cfg(feature = "broker")]
+mod broker;
 mod city;
 mod database;
 mod fleet;
@@ -7,8 +9,7 @@ mod journal;
 mod member;
 mod memory;
 mod observed;
-#[cfg(feature = "redis")]
-mod redis;
+
 mod report;
 mod screen;
 mod stage;
@@ -25,12 +26,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, interval};
 use tokio_util::task::AbortOnDropHandle;
 
+#[cfg(feature = "broker")]
+pub(crate) use broker::{ReplicaArguments, run_replica};
 use city::{CITIES, cities};
 use database::Database;
 use fleet::Fleet;
 use journal::Journal;
-#[cfg(feature = "redis")]
-pub(crate) use redis::{ReplicaArguments, run_replica};
 use report::{Kind, Snapshot};
 use screen::{Screen, Shown};
 use stage::{Outage, Stage, TransportName};

@@ -27,7 +27,7 @@ enum Command {
     #[command(after_help = EXIT_CODES)]
     Demo(demo::Arguments),
     /// One replica of the demo in a process of its own, started by the demo.
-    #[cfg(feature = "redis")]
+    #[cfg(feature = "broker")]
     #[command(hide = true)]
     DemoReplica(demo::ReplicaArguments),
 }
@@ -50,7 +50,7 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(arguments) => demo::run(arguments).await,
-        #[cfg(feature = "redis")]
+        #[cfg(feature = "broker")]
         Command::DemoReplica(arguments) => demo::run_replica(arguments).await,
     }
 }

@@ -4,17 +4,19 @@ mod tls;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::{ConnectOptions, ServerAddr};
+use async_nats::{ConnectOptions, ServerAddr, ServerInfo};
 use hydratecache::link::{Peer, Settings};
 use hydratecache::{Error, ErrorKind, Key, Result, wire};
 use percent_encoding::percent_decode_str;
+use rand::seq::SliceRandom;
 use url::Url;
 
 use crate::NatsTransport;
+use crate::life::Origin;
 use tls::Trust;
 
 /// Settings of a [`NatsTransport`], which [`connect`](Self::connect) opens.
@@ -24,7 +26,7 @@ use tls::Trust;
 #[must_use = "settings do nothing until `connect` is called"]
 pub struct NatsConfig {
     /// Without credentials.
-    pub(crate) servers: Vec<ServerAddr>,
+    servers: Vec<ServerAddr>,
     pub(crate) address: Arc<str>,
     options: ConnectOptions,
     has_credentials: bool,
@@ -33,6 +35,8 @@ pub struct NatsConfig {
     max_payload_bytes: usize,
     /// What the server that was connected to last carries.
     server_limit: Arc<AtomicUsize>,
+    /// Further servers of the cluster, as the one that was connected to last told.
+    discovered: Arc<Mutex<Vec<ServerAddr>>>,
 }
 
 const FORM: &str = "nats://[user:password@]host[:port], or tls:// for TLS, and further servers of \
@@ -82,6 +86,7 @@ impl NatsConfig {
             settings: Settings::default(),
             max_payload_bytes: usize::MAX,
             server_limit: Arc::default(),
+            discovered: Arc::default(),
         }
     }
 
@@ -145,6 +150,13 @@ impl NatsConfig {
         Ok(self)
     }
 
+    /// Begins with TLS before the server has said anything, where it is set up for that
+    /// (`handshake_first`, or a TLS proxy before it).
+    pub fn with_tls_first(mut self) -> Self {
+        self.options = self.options.tls_first();
+        self
+    }
+
     /// What the subjects of our own begin with (default `_INBOX`). The user must be permitted to
     /// publish to and to subscribe to what is below it.
     ///
@@ -156,7 +168,8 @@ impl NatsConfig {
                 && token.bytes().all(|byte| byte.is_ascii_graphic() && !b"*>".contains(&byte))
         };
         if !prefix.split('.').all(legal) {
-            let what = "the inbox prefix is no subject without wildcards, as in _INBOX or app.inbox";
+            let what =
+                "the inbox prefix is no subject without wildcards, as in _INBOX or app.inbox";
             return Err(Error::new(ErrorKind::InvalidInput, what));
         }
         self.options = self.options.custom_inbox_prefix(prefix);
@@ -217,9 +230,10 @@ impl NatsConfig {
     /// A dropped future leaves no connection behind.
     pub async fn connect(mut self) -> Result<NatsTransport> {
         // Of this transport alone.
-        self.server_limit = Arc::default();
+        (self.server_limit, self.discovered) = <_>::default();
         self.options = self.options.tls_client_config(self.trust.client()?);
-        NatsTransport::open(crate::life::Origin::Own(self.clone()), self).await
+        let name = "hydratecache subscriber";
+        NatsTransport::open(Origin::Own { config: self.clone(), name }, self).await
     }
 
     pub(crate) fn options(&self) -> ConnectOptions {
@@ -237,9 +251,25 @@ impl NatsConfig {
         limits
     }
 
-    /// A server was connected to that carries `max_payload` bytes.
-    pub(crate) fn server_carries(&self, max_payload: usize) {
-        self.server_limit.store(max_payload, Ordering::Relaxed);
+    /// A server was connected to that says this of itself.
+    pub(crate) fn server_said(&self, info: &ServerInfo) {
+        self.server_limit.store(info.max_payload, Ordering::Relaxed);
+        let scheme = self.servers.first().map_or("nats", ServerAddr::scheme);
+        let urls = info.connect_urls.iter();
+        let found = urls.filter_map(|url| format!("{scheme}://{url}").parse().ok());
+        let found = found.filter(|server| !self.servers.contains(server)).collect();
+        *self.discovered.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    }
+
+    /// The servers to try, in this order: those of the URL first, for those that a server tells of
+    /// may have addresses that only servers can reach.
+    pub(crate) fn servers(&self) -> Vec<ServerAddr> {
+        let mut configured = self.servers.clone();
+        configured.shuffle(&mut rand::rng());
+        let mut discovered = self.discovered.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        discovered.shuffle(&mut rand::rng());
+        configured.append(&mut discovered);
+        configured
     }
 
     /// The largest payload that the server carries in an envelope.

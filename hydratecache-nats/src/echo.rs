@@ -6,21 +6,34 @@
 //! request that nobody answers would do too, but a listener to `>` would swallow it.
 //!
 //! What the server refuses it tells by an error, which async-nats passes on as an event. A mark is
-//! an echo among those (see [`Life::send_mark`]).
+//! an echo among those: a subscription to a subject that is none, which the server refuses by an
+//! error behind all that it had refused before, and does not log.
+//!
+//! What waits here holds no connection: one that nobody polls any more keeps nothing alive.
+
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 
 use async_nats::{Subject, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::future::poll_fn;
 use hydratecache::{Error, ErrorKind, Result};
 use tokio::task::coop::unconstrained;
 
-use crate::error::denied;
-use crate::events::Log;
-use crate::life::Life;
+use crate::error::{denied, lost};
+use crate::events::{Log, NatsEvents};
+use crate::life::{Inner, Life};
 
-/// A subject of our own, and what comes back on it. Kept for the next echo, because a subscription
-/// for each would cost the server more than the echo does.
-pub(crate) struct Line {
+/// Subjects of our own, each for one echo at a time: a subscription for each echo would cost the
+/// server more than the echo does.
+#[derive(Default)]
+pub(crate) struct Lines {
+    lines: Vec<Line>,
+    free: Vec<usize>,
+}
+
+struct Line {
     subject: Subject,
     subscriber: Subscriber,
     sent: u64,
@@ -28,18 +41,22 @@ pub(crate) struct Line {
 
 /// An echo under way.
 pub(crate) struct Echo {
-    life: Life,
-    /// Given back when the echo is.
-    line: Line,
+    life: Weak<Inner>,
+    events: NatsEvents,
+    address: Arc<str>,
+    /// Free again when this is dropped: echoes that come late are passed over by their number.
+    line: usize,
+    number: u64,
     /// How many events there were when it was sent.
     seen: u64,
 }
 
-/// A mark under way.
+/// A mark that is to come.
 pub(crate) struct Mark {
-    life: Life,
+    life: Weak<Inner>,
+    events: NatsEvents,
+    address: Arc<str>,
     number: u64,
-    _subscriber: Subscriber,
     seen: u64,
 }
 
@@ -47,25 +64,45 @@ impl Life {
     /// Sends an echo, behind everything that was handed to the client before.
     pub(crate) fn begin_echo(&self) -> Result<Echo> {
         let seen = self.events().log().seen;
-        let line = self.lines().pop();
-        let mut line = line.map_or_else(|| self.new_line(), Ok)?;
+        let mut lines = self.lines();
+        let index = match lines.free.pop() {
+            Some(index) => index,
+            None => {
+                let subject = self.new_subject();
+                let subscriber = self.taken(self.client().subscribe(subject.clone()))?;
+                lines.lines.push(Line { subject, subscriber, sent: 0 });
+                lines.lines.len() - 1
+            }
+        };
+        let line = &mut lines.lines[index];
         line.sent += 1;
-        let number = Bytes::copy_from_slice(&line.sent.to_be_bytes());
-        self.taken(self.client().publish(line.subject.clone(), number))?;
-        Ok(Echo { life: self.clone(), line, seen })
+        let number = line.sent;
+        let body = Bytes::copy_from_slice(&number.to_be_bytes());
+        let sent = self.taken(self.client().publish(line.subject.clone(), body));
+        if let Err(error) = sent {
+            lines.free.push(index);
+            return Err(error);
+        }
+        Ok(Echo {
+            life: self.downgrade(),
+            events: self.events().clone(),
+            address: self.address(),
+            line: index,
+            number,
+            seen,
+        })
     }
 
-    fn new_line(&self) -> Result<Line> {
-        let subject = self.new_subject();
-        let subscriber = self.taken(self.client().subscribe(subject.clone()))?;
-        Ok(Line { subject, subscriber, sent: 0 })
-    }
-
-    /// Sends a mark, behind everything that was handed to the client before. It vouches for the
+    /// Asks for a mark behind everything that was handed to the client before. It vouches for the
     /// events since there were `seen`.
+    ///
+    /// Who comes while one is under way shares the next one: many marks at once would not fit into
+    /// the client's queue of events.
     pub(crate) fn begin_mark(&self, seen: u64) -> Result<Mark> {
-        let (number, subscriber) = self.send_mark()?;
-        Ok(Mark { life: self.clone(), number, _subscriber: subscriber, seen })
+        let sent = self.events().log().marks_sent;
+        let number = if self.events().log().marks < sent { sent + 1 } else { self.send_mark()? };
+        let (life, events) = (self.downgrade(), self.events().clone());
+        Ok(Mark { life, events, address: self.address(), number, seen })
     }
 }
 
@@ -75,31 +112,49 @@ impl Echo {
     /// # Errors
     /// The connection has ended, or may not use the subjects of our own.
     pub(crate) async fn back(self) -> Result<()> {
-        let Self { life, mut line, seen } = self;
-        let mut log = life.events().watch();
-        let inbox = life.inbox();
+        let Some((inbox, disconnects)) =
+            self.life.upgrade().map(|life| (life.inbox.clone(), life.disconnects))
+        else {
+            return Err(lost(&self.address, "it was closed"));
+        };
+        let mut log = self.events.watch();
+        let is_refused = |log: &Log| log.is_any_refused_since(self.seen, &inbox);
         tokio::select! {
             biased;
-            back = line.wait() => back.ok_or_else(|| life.lost("its client has ended"))?,
-            _ = log.wait_for(|log| log.is_any_refused_since(seen, inbox)) => {
-                return Err(inbox_denied(&life));
+            back = poll_fn(|cx| self.poll_back(cx)) => back,
+            log = log.wait_for(|log| log.disconnects != disconnects || is_refused(log)) => {
+                if log.is_ok_and(|log| is_refused(&log)) {
+                    return Err(inbox_denied(&self.address, &inbox));
+                }
+                Err(lost(&self.address, "it was closed"))
             }
         }
-        if life.is_over() {
-            return Err(life.lost("it was made anew"));
+    }
+
+    fn poll_back(&self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let Some(life) = self.life.upgrade().map(Life::from) else {
+            return Poll::Ready(Err(lost(&self.address, "it was closed")));
+        };
+        let mut lines = life.lines();
+        let line = &mut lines.lines[self.line];
+        loop {
+            // Older ones are of those who gave up.
+            let next = std::pin::pin!(unconstrained(line.subscriber.next())).poll(cx);
+            match futures::ready!(next) {
+                None => return Poll::Ready(Err(life.lost("its client has ended"))),
+                Some(echo) if echo.payload[..] == self.number.to_be_bytes() => break,
+                Some(_) => {}
+            }
         }
-        life.lines().push(line);
-        Ok(())
+        Poll::Ready(if life.is_over() { Err(life.lost("it was made anew")) } else { Ok(()) })
     }
 }
 
-impl Line {
-    /// Waits for the latest echo; `None`: the client has ended.
-    async fn wait(&mut self) -> Option<()> {
-        let number = self.sent.to_be_bytes();
-        // Older ones are of those who gave up.
-        while unconstrained(self.subscriber.next()).await?.payload[..] != number {}
-        Some(())
+impl Drop for Echo {
+    fn drop(&mut self) {
+        if let Some(life) = self.life.upgrade().map(Life::from) {
+            life.lines().free.push(self.line);
+        }
     }
 }
 
@@ -107,31 +162,37 @@ impl Mark {
     /// Waits until it has come, and judges by what has happened up to then.
     ///
     /// # Errors
-    /// So much has happened meanwhile that events can be missing.
+    /// The connection has ended, or so much has happened meanwhile that events can be missing.
     pub(crate) async fn come<T>(self, judge: impl FnOnce(&Log) -> T) -> Result<T> {
-        let mut log = self.life.events().watch();
-        let number = self.number;
-        let Ok(log) = log.wait_for(|log| log.marks >= number).await else {
-            return Err(self.life.lost("its client has ended"));
-        };
+        let lost = || crate::error::lost(&self.address, "it was closed");
+        let mut log = self.events.watch();
+        // The one before it is under way: whoever sees it first sends this one.
+        let before = self.number - 1;
+        log.wait_for(|log| log.marks >= before).await.map_err(|_| lost())?;
+        if self.events.log().marks_sent < self.number {
+            self.life.upgrade().map(Life::from).ok_or_else(lost)?.send_mark()?;
+        }
+        let log = log.wait_for(|log| log.marks >= self.number).await.map_err(|_| lost())?;
+        if self.life.upgrade().map(Life::from).is_none_or(|life| life.is_over()) {
+            return Err(lost());
+        }
         if log.is_whole_since(self.seen) {
             return Ok(judge(&log));
         }
+        let address = &self.address;
+        let why = "more errors came than can be told apart";
         Err(Error::new(
             ErrorKind::Timeout,
-            format!(
-                "asking NATS at {} what it permits: more errors came than can be told apart",
-                self.life.address()
-            ),
+            format!("asking NATS at {address} what it permits: {why}"),
         ))
     }
 }
 
-fn inbox_denied(life: &Life) -> Error {
-    let prefix = life.inbox().rsplit_once('.').map_or(life.inbox(), |(prefix, _)| prefix);
+fn inbox_denied(address: &str, inbox: &str) -> Error {
+    let prefix = inbox.rsplit_once('.').map_or(inbox, |(prefix, _)| prefix);
     let advice = format!(
         "grant the user to publish to and to subscribe to {prefix}.>, or set another prefix with \
          with_inbox_prefix"
     );
-    denied(life.address(), "asking for an echo below", prefix, &advice)
+    denied(address, "asking for an echo below", prefix, &advice)
 }

@@ -19,10 +19,7 @@ pub(crate) fn not_connected(address: &str, error: &ConnectError) -> Error {
 }
 
 pub(crate) fn lost(address: &str, why: &str) -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        format!("lost the connection to NATS at {address}: {why}"),
-    )
+    Error::new(ErrorKind::Unavailable, format!("lost the connection to NATS at {address}: {why}"))
 }
 
 /// What the server did not permit.

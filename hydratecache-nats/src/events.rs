@@ -42,7 +42,9 @@ pub(crate) struct Log {
     /// How many events there were.
     pub(crate) seen: u64,
     pub(crate) disconnects: u64,
-    /// How many subscriptions were refused because their subject is none: marks of ours.
+    /// How many marks were sent (see `echo`).
+    pub(crate) marks_sent: u64,
+    /// How many have come, or never will: subscriptions refused because their subject is none.
     pub(crate) marks: u64,
     /// How many messages the client dropped for want of room.
     pub(crate) dropped: u64,
@@ -72,6 +74,20 @@ impl NatsEvents {
         self.0.send_modify(|log| log.enter(event));
     }
 
+    /// Sends a mark with `send`, in the order of its number, which is returned.
+    pub(crate) fn send_mark<E>(&self, send: impl FnOnce() -> Result<(), E>) -> Result<u64, E> {
+        let mut sent = Ok(0);
+        self.0.send_if_modified(|log| {
+            sent = send().map(|()| {
+                log.marks_sent += 1;
+                log.marks_sent
+            });
+            // Nobody waits for one to be sent.
+            false
+        });
+        sent
+    }
+
     pub(crate) fn log(&self) -> watch::Ref<'_, Log> {
         self.0.borrow()
     }
@@ -88,7 +104,10 @@ impl Log {
     fn enter(&mut self, event: &Event) {
         self.seen += 1;
         match event {
-            Event::Disconnected | Event::Closed => self.disconnects += 1,
+            Event::Disconnected | Event::Closed => {
+                self.disconnects += 1;
+                self.marks = self.marks_sent;
+            }
             Event::LameDuckMode => self.is_leaving = true,
             Event::Connected => self.is_leaving = false,
             Event::SlowConsumer(_) => self.dropped += 1,
@@ -99,7 +118,7 @@ impl Log {
 
     fn enter_error(&mut self, text: &str) {
         if text.eq_ignore_ascii_case("Invalid Subject") {
-            self.marks += 1;
+            self.marks = self.marks_sent.min(self.marks + 1);
         } else if let Some(refused) = refused(text) {
             self.refusals += 1;
             if self.refused.len() >= MOST_REFUSALS {
@@ -203,6 +222,9 @@ mod tests {
     #[test]
     fn marks_drops_and_ends_are_counted() {
         let events = NatsEvents::new();
+        events.tell(&error("Invalid Subject"));
+        assert_eq!(events.log().marks, 0, "somebody else's");
+        assert_eq!(events.send_mark(|| Ok::<_, ()>(())), Ok(1));
         for event in [
             error("Invalid Subject"),
             Event::SlowConsumer(3),
@@ -215,5 +237,10 @@ mod tests {
         let log = events.log();
         assert_eq!((log.marks, log.dropped, log.disconnects, log.refusals), (1, 1, 1, 0));
         assert!(log.is_leaving);
+        drop(log);
+        assert_eq!(events.send_mark(|| Err("full")), Err("full"));
+        assert_eq!(events.send_mark(|| Ok::<_, ()>(())), Ok(2));
+        events.tell(&Event::Disconnected);
+        assert_eq!(events.log().marks, 2, "one that will not come holds up nobody");
     }
 }

@@ -3,17 +3,17 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions, ServerAddr, Subject, Subscriber};
+use async_nats::{Client, ConnectOptions, Subject, Subscriber};
 use futures::FutureExt;
 use hydratecache::{Error, ErrorKind, Result};
 use tokio::time::{sleep, timeout};
 
 use crate::config::NatsConfig;
-use crate::echo::Line;
+use crate::echo::Lines;
 use crate::error::{lost, not_connected};
 use crate::events::{Log, NatsEvents};
 
@@ -27,20 +27,20 @@ const COMMANDS: usize = 1 << 20;
 #[derive(Clone)]
 pub(crate) struct Life(Arc<Inner>);
 
-struct Inner {
+pub(crate) struct Inner {
     client: Client,
     events: NatsEvents,
     address: Arc<str>,
+    is_own: bool,
     /// async-nats counts its connections exactly, while it may lose the event of an end.
     connects: u64,
-    disconnects: u64,
+    pub(crate) disconnects: u64,
     /// Below this, subjects are ours alone.
-    inbox: String,
-    /// How many marks were asked for, by everyone who uses the client's events: theirs come in
-    /// this order.
-    marks: Mutex<u64>,
-    lines: Mutex<Vec<Line>>,
-    next_line: AtomicU64,
+    pub(crate) inbox: Arc<str>,
+    lines: Mutex<Lines>,
+    /// The subscription of the mark that is under way.
+    mark: Mutex<Option<Subscriber>>,
+    next_subject: AtomicU64,
     /// Subjects to which this connection is known to be permitted to publish.
     permitted: Mutex<HashSet<Box<str>>>,
 }
@@ -48,8 +48,8 @@ struct Inner {
 /// Where lives come from.
 #[derive(Clone)]
 pub(crate) enum Origin {
-    /// From connecting.
-    Own(NatsConfig),
+    /// From connecting. The server lists such connections under `name`.
+    Own { config: NatsConfig, name: &'static str },
     /// From a client that somebody else keeps connected.
     Borrowed { client: Client, events: NatsEvents, config: NatsConfig },
 }
@@ -57,18 +57,19 @@ pub(crate) enum Origin {
 impl Origin {
     /// The next life: one that has answered.
     pub(crate) async fn begin(&self) -> Result<Life> {
-        let (Self::Own(config) | Self::Borrowed { config, .. }) = self;
+        let (Self::Own { config, .. } | Self::Borrowed { config, .. }) = self;
         let (address, limit) = (&config.address, config.limits().connect_limit);
         let beginning = async {
             let life = match self {
-                Self::Own(config) => connect(config).await?,
-                Self::Borrowed { client, events, config } => {
+                Self::Own { config, name } => connect(self, config, name).await?,
+                Self::Borrowed { client, events, .. } => {
+                    let disconnects = events.log().disconnects;
                     connected(client).await;
-                    Life::of(client.clone(), events.clone(), config.address.clone())
+                    Life::of(client.clone(), events.clone(), disconnects, self)
                 }
             };
             life.begin_echo()?.back().await?;
-            config.server_carries(life.client().max_payload());
+            config.server_said(&life.client().server_info());
             Ok(life)
         };
         timeout(limit, beginning).await.unwrap_or_else(|_| {
@@ -82,10 +83,10 @@ impl Origin {
     }
 }
 
-async fn connect(config: &NatsConfig) -> Result<Life> {
+async fn connect(origin: &Origin, config: &NatsConfig, name: &str) -> Result<Life> {
     let events = NatsEvents::new();
     let heard = events.clone();
-    let servers: Vec<ServerAddr> = config.servers.clone();
+    let servers = config.servers();
     let each = config.limits().connect_limit / u32::try_from(servers.len()).unwrap_or(u32::MAX);
     let options: ConnectOptions = config
         .options()
@@ -93,15 +94,17 @@ async fn connect(config: &NatsConfig) -> Result<Life> {
             heard.tell(&event);
             std::future::ready(())
         })
+        .name(name)
         .connection_timeout(each)
         // Its end is the end: what it does after that is given up once it has tried each server.
         .max_reconnects(servers.len())
+        .retain_servers_order()
         .ignore_discovered_servers()
         .subscription_capacity(QUEUE)
         .client_capacity(COMMANDS)
         .ping_interval(config.limits().ping_interval);
     match options.connect(servers).await {
-        Ok(client) => Ok(Life::of(client, events, config.address.clone())),
+        Ok(client) => Ok(Life::of(client, events, 0, origin)),
         Err(error) => Err(not_connected(&config.address, &error)),
     }
 }
@@ -115,21 +118,20 @@ async fn connected(client: &Client) {
 }
 
 impl Life {
-    fn of(client: Client, events: NatsEvents, address: Arc<str>) -> Self {
-        let (marks, disconnects) = {
-            let log = events.log();
-            (log.marks, log.disconnects)
-        };
+    /// The life that began after so many `disconnects`.
+    fn of(client: Client, events: NatsEvents, disconnects: u64, origin: &Origin) -> Self {
+        let (Origin::Own { config, .. } | Origin::Borrowed { config, .. }) = origin;
         Self(Arc::new(Inner {
             connects: client.statistics().connects.load(Ordering::SeqCst),
             disconnects,
-            inbox: client.new_inbox(),
+            inbox: client.new_inbox().into(),
             client,
             events,
-            address,
-            marks: Mutex::new(marks),
+            is_own: matches!(origin, Origin::Own { .. }),
+            address: config.address.clone(),
             lines: Mutex::default(),
-            next_line: AtomicU64::new(0),
+            mark: Mutex::default(),
+            next_subject: AtomicU64::new(0),
             permitted: Mutex::default(),
         }))
     }
@@ -142,40 +144,39 @@ impl Life {
         &self.0.events
     }
 
-    pub(crate) fn address(&self) -> &str {
-        &self.0.address
+    pub(crate) fn address(&self) -> Arc<str> {
+        self.0.address.clone()
+    }
+
+    pub(crate) fn downgrade(&self) -> Weak<Inner> {
+        Arc::downgrade(&self.0)
     }
 
     pub(crate) fn permitted(&self) -> MutexGuard<'_, HashSet<Box<str>>> {
         self.0.permitted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn lines(&self) -> MutexGuard<'_, Vec<Line>> {
+    pub(crate) fn lines(&self) -> MutexGuard<'_, Lines> {
         self.0.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn inbox(&self) -> &str {
-        &self.0.inbox
     }
 
     /// A subject of our own.
     pub(crate) fn new_subject(&self) -> Subject {
-        let number = self.0.next_line.fetch_add(1, Ordering::Relaxed);
+        let number = self.0.next_subject.fetch_add(1, Ordering::Relaxed);
         let mut subject = String::with_capacity(self.0.inbox.len() + 8);
         let _ = write!(subject, "{}.{number}", self.0.inbox);
         subject.into()
     }
 
-    /// Subscribes to a subject that is none, which the server refuses by an error: a mark among
-    /// the events, behind all that the server had refused before. Returns its number, and what is
-    /// to be kept until it has come.
-    pub(crate) fn send_mark(&self) -> Result<(u64, Subscriber)> {
-        let mut marks = self.0.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        // `>` is a wildcard at the end and nowhere else.
-        let subject = format!("{}.>.{}", self.0.inbox, *marks);
-        let subscriber = self.taken(self.0.client.subscribe(subject))?;
-        *marks += 1;
-        Ok((*marks, subscriber))
+    /// Subscribes to a subject that is none (see `echo`), and returns the number of the mark.
+    pub(crate) fn send_mark(&self) -> Result<u64> {
+        let mut mark = self.0.mark.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.events.send_mark(|| {
+            // `>` is a wildcard at the end and nowhere else.
+            let subject = format!("{}.>.mark", self.0.inbox);
+            *mark = Some(self.taken(self.0.client.subscribe(subject))?);
+            Ok(())
+        })
     }
 
     /// What a command of the client returns, which takes no time unless its queue is full.
@@ -200,6 +201,11 @@ impl Life {
             || self.0.client.connection_state() != State::Connected
     }
 
+    /// Whether the server asks its clients to go. Of a client of somebody else's, who is asked too.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.0.is_own && self.0.events.log().is_leaving
+    }
+
     /// Whether the connection has ended, as far as is known.
     pub(crate) fn has_ended(&self) -> bool {
         self.is_over() || self.0.events.log().disconnects != self.0.disconnects
@@ -210,15 +216,21 @@ impl Life {
     where
         F: Fn(&Log) -> bool + Send + Sync + 'static,
     {
-        let life = self.clone();
+        let (events, disconnects, is_over) =
+            (self.0.events.clone(), self.0.disconnects, self.is_over());
         async move {
-            let mut log = life.0.events.watch();
-            let disconnects = life.0.disconnects;
+            let mut log = events.watch();
             let happens = move |log: &Log| log.disconnects != disconnects || happened(log);
-            if !life.is_over() {
+            if !is_over {
                 // The sender is ours, so it is there.
                 let _ = log.wait_for(happens).await;
             }
         }
+    }
+}
+
+impl From<Arc<Inner>> for Life {
+    fn from(inner: Arc<Inner>) -> Self {
+        Self(inner)
     }
 }

@@ -1,23 +1,26 @@
 //! Publishing over async-nats.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use async_nats::Subject;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt};
-use hydratecache::link::{Connector, Current, Publisher, Publishing, Sender};
+use hydratecache::link::{Connector, Current, End, Publisher, Publishing, Sender};
 use hydratecache::{Error, ErrorKind, Result};
 
 use crate::config::NatsConfig;
 use crate::echo::{Echo, Mark};
-use crate::error::denied;
-use crate::events::Use;
-use crate::life::{Life, Origin};
+use crate::error::{denied, lost};
+use crate::events::{Log, Use};
+use crate::life::{Inner, Life, Origin};
 
-/// Publishes over one life of a connection.
+/// Publishes over one life of a connection, which it does not keep.
 #[derive(Clone)]
-pub(crate) struct NatsSender(Life);
+pub(crate) struct NatsSender {
+    life: Weak<Inner>,
+    address: Arc<str>,
+}
 
 /// Messages of one topic.
 pub(crate) struct Batch {
@@ -27,7 +30,8 @@ pub(crate) struct Batch {
 
 /// Publishes over a connection of our own.
 pub(crate) async fn own(config: &NatsConfig) -> Result<Arc<Publisher<NatsSender>>> {
-    let connector = PublishingConnector(Origin::Own(config.clone()));
+    let origin = Origin::Own { config: config.clone(), name: "hydratecache publisher" };
+    let connector = PublishingConnector(origin);
     let connection = connector.connect().await?;
     Ok(Publisher::own(config.peer(), &config.limits(), connector, connection))
 }
@@ -40,7 +44,7 @@ pub(crate) async fn borrowed(
     let life = origin.begin().await?;
     let limit = config.limits().publish_limit;
     Ok(Publisher::kept_by(config.peer(), limit, move |current| {
-        current.made(NatsSender(life.clone()));
+        current.made(NatsSender::over(&life));
         follow(origin, life, current)
     }))
 }
@@ -57,7 +61,7 @@ impl Connector for PublishingConnector {
 
     async fn connect(&self) -> Result<PublishingConnection> {
         let life = self.0.begin().await?;
-        let ended = life.happening(|_| false).boxed();
+        let ended = life.happening(|log| log.is_leaving).boxed();
         Ok(PublishingConnection { life, ended })
     }
 }
@@ -66,12 +70,21 @@ impl Publishing for PublishingConnection {
     type Sender = NatsSender;
 
     fn sender(&self) -> NatsSender {
-        NatsSender(self.life.clone())
+        NatsSender::over(&self.life)
     }
 
-    async fn ended(&mut self) -> Error {
-        (&mut self.ended).await;
-        self.life.lost("it was closed")
+    async fn ended(&mut self) -> End {
+        loop {
+            (&mut self.ended).await;
+            if self.life.has_ended() {
+                return End::Lost(self.life.lost("it was closed"));
+            }
+            // From here on only its end is of interest.
+            self.ended = self.life.happening(|_| false).boxed();
+            if self.life.is_leaving() {
+                return End::Leaving;
+            }
+        }
     }
 
     fn ping(&self) -> BoxFuture<'static, Result<()>> {
@@ -91,7 +104,7 @@ async fn follow(origin: Origin, mut life: Life, current: Current<NatsSender>) {
                 break life;
             }
         };
-        current.made(NatsSender(life.clone()));
+        current.made(NatsSender::over(&life));
     }
 }
 
@@ -99,8 +112,13 @@ impl Sender for NatsSender {
     type Batch = Batch;
 
     async fn send(self, batch: Batch) -> Result<()> {
-        let sent = self.hand_over(batch)?;
-        sent.answered(self.0).await
+        let sent = {
+            let life = self.life.upgrade().map(Life::from);
+            let life =
+                life.ok_or_else(|| self.not_taken(0, &lost(&self.address, "it was closed")))?;
+            self.hand_over(&life, batch)?
+        };
+        sent.answered(&self).await
     }
 }
 
@@ -115,24 +133,27 @@ struct Sent {
 }
 
 impl NatsSender {
+    fn over(life: &Life) -> Self {
+        Self { life: life.downgrade(), address: life.address() }
+    }
+
     /// Hands every body to the client, and behind them what will be the answer.
-    fn hand_over(&self, batch: Batch) -> Result<Sent> {
+    fn hand_over(&self, life: &Life, batch: Batch) -> Result<Sent> {
         let Batch { subject, bodies } = batch;
-        let client = self.0.client();
-        let seen = self.0.events().log().seen;
+        let client = life.client();
+        let seen = life.events().log().seen;
         let most = client.max_payload();
         if let Some(body) = bodies.iter().find(|body| body.len() > most) {
             return Err(self.too_large(body.len(), most));
         }
         for (position, body) in bodies.into_iter().enumerate() {
-            self.0
-                .taken(client.publish(subject.clone(), body))
+            life.taken(client.publish(subject.clone(), body))
                 .map_err(|error| self.not_taken(position, &error))?;
         }
-        let is_permitted = self.0.permitted().contains(subject.as_str());
+        let is_permitted = life.permitted().contains(subject.as_str());
         let echoing = || {
-            let mark = (!is_permitted).then(|| self.0.begin_mark(seen)).transpose()?;
-            Ok((mark, self.0.begin_echo()?))
+            let mark = (!is_permitted).then(|| life.begin_mark(seen)).transpose()?;
+            Ok((mark, life.begin_echo()?))
         };
         let (mark, echo) = echoing().map_err(|error: Error| self.not_taken(1, &error))?;
         Ok(Sent { subject, echo, mark, seen })
@@ -140,7 +161,7 @@ impl NatsSender {
 
     /// The server has become smaller since the batch was checked.
     fn too_large(&self, bytes: usize, most: usize) -> Error {
-        let address = self.0.address();
+        let address = &self.address;
         Error::new(
             ErrorKind::PayloadTooLarge,
             format!(
@@ -152,21 +173,25 @@ impl NatsSender {
 
     /// `position` bodies were taken before.
     fn not_taken(&self, position: usize, error: &Error) -> Error {
-        let kind =
-            if position == 0 { ErrorKind::Unavailable } else { ErrorKind::UnknownOutcome };
-        Error::new(kind, format!("publishing to NATS at {}: {error}", self.0.address()))
+        let kind = if position == 0 { ErrorKind::Unavailable } else { ErrorKind::UnknownOutcome };
+        Error::new(kind, format!("publishing to NATS at {}: {error}", self.address))
     }
 }
 
 impl Sent {
-    async fn answered(self, life: Life) -> Result<()> {
+    async fn answered(self, sender: &NatsSender) -> Result<()> {
         let Self { subject, echo, mark, seen } = self;
-        echo.back().map_err(|error| unknown_outcome(&life, &error)).await?;
+        let unknown = |error| unknown_outcome(&sender.address, error);
+        echo.back().map_err(unknown).await?;
         let is_refused = if let Some(mark) = mark {
-            mark.come(|log| log.is_refused_since(seen, Use::Publish, &subject))
-                .map_err(|error| unknown_outcome(&life, &error))
-                .await?
+            let judge = |log: &Log| log.is_refused_since(seen, Use::Publish, &subject);
+            mark.come(judge).map_err(unknown).await?
         } else {
+            false
+        };
+        // It is back, so the connection was there a moment ago.
+        let Some(life) = sender.life.upgrade().map(Life::from) else { return Ok(()) };
+        let is_refused = is_refused || {
             let log = life.events().log();
             log.seen != seen && log.is_refused_since(seen, Use::Publish, &subject)
         };
@@ -174,7 +199,7 @@ impl Sent {
         if is_refused {
             permitted.remove(subject.as_str());
             let advice = "grant the user to publish to the subject";
-            return Err(denied(life.address(), "publishing to subject", &subject, advice));
+            return Err(denied(&sender.address, "publishing to subject", &subject, advice));
         }
         if !permitted.contains(subject.as_str()) {
             permitted.insert(subject.as_str().into());
@@ -184,16 +209,15 @@ impl Sent {
 }
 
 /// A denial stays one: it is that of the subjects of our own, and says so.
-fn unknown_outcome(life: &Life, error: &Error) -> Error {
+fn unknown_outcome(address: &str, error: Error) -> Error {
     if error.kind() == ErrorKind::Denied {
-        return error.clone();
+        return error;
     }
     Error::new(
         ErrorKind::UnknownOutcome,
         format!(
-            "publishing to NATS at {}: {error}; it may have been sent, and sending it again is \
-             harmless",
-            life.address()
+            "publishing to NATS at {address}: {error}; it may have been sent, and sending it again \
+             is harmless"
         ),
     )
 }

@@ -43,6 +43,7 @@ struct Noticed {
     seen: u64,
     refusals: u64,
     dropped: u64,
+    is_leaving: bool,
 }
 
 impl Connector for SubscribingConnector {
@@ -159,13 +160,17 @@ impl SubscribingConnection {
                 inbox.push(Incoming::Revoked { name: name.into(), why });
             }
         }
-        noticed.lagged_since(before)
+        if let Some(lagged) = noticed.lagged_since(before) {
+            inbox.push(lagged);
+        }
+        (!before.is_leaving && self.life.is_leaving()).then_some(Incoming::Leaving)
     }
 }
 
 impl Noticed {
     fn of(log: &Log) -> Self {
-        Self { seen: log.seen, refusals: log.refusals, dropped: log.dropped }
+        let Log { seen, refusals, dropped, is_leaving, .. } = *log;
+        Self { seen, refusals, dropped, is_leaving }
     }
 
     /// What was dropped since `before`.
@@ -178,8 +183,11 @@ impl Noticed {
 
 /// Waits for something to notice.
 fn happening(life: &Life, noticed: Noticed) -> BoxFuture<'static, ()> {
-    life.happening(move |log| log.refusals != noticed.refusals || log.dropped != noticed.dropped)
-        .boxed()
+    let Noticed { refusals, dropped, is_leaving, .. } = noticed;
+    life.happening(move |log| {
+        log.refusals != refusals || log.dropped != dropped || log.is_leaving != is_leaving
+    })
+    .boxed()
 }
 
 /// A queue may have been full: asks what the client has dropped by now.
@@ -207,11 +215,7 @@ async fn prove_all(
 
 /// Subscribes, and lets the server tell by an echo that it has the subscriptions, and by a mark
 /// which of them it refuses.
-async fn prove(
-    life: &Life,
-    inbox: &Mutex<Inbox>,
-    topics: &[Topic],
-) -> Result<Vec<(Topic, Proof)>> {
+async fn prove(life: &Life, inbox: &Mutex<Inbox>, topics: &[Topic]) -> Result<Vec<(Topic, Proof)>> {
     let seen = life.events().log().seen;
     for topic in topics {
         let subject = subject(topic);
@@ -242,7 +246,7 @@ async fn prove(
 
 fn not_permitted(life: &Life, name: &str) -> Error {
     let advice = "grant the user to subscribe to the subject";
-    denied(life.address(), "subscribing to subject", name, advice)
+    denied(&life.address(), "subscribing to subject", name, advice)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -61,7 +61,7 @@ impl NatsTransport {
         let connector = SubscribingConnector { origin: origin.clone(), subscribe_limit };
         let connection = connector.connect().await?;
         let publisher = match &origin {
-            Origin::Own(config) => publisher::own(config).await?,
+            Origin::Own { config, .. } => publisher::own(config).await?,
             Origin::Borrowed { .. } => publisher::borrowed(&config, origin.clone()).await?,
         };
         let subscriber = Subscriber::start(config.peer(), config.limits(), connector, connection);

@@ -86,9 +86,9 @@ impl Subject for Nats {
 
     fn subscriptions(&self, topic: &Topic) -> Capability<Step<'_, usize>> {
         let subject = topic.to_string();
-        Capability::Present(Box::pin(async move {
-            Ok(subscriptions(&self.broker, &subject).await)
-        }))
+        Capability::Present(Box::pin(
+            async move { Ok(subscriptions(&self.broker, &subject).await) },
+        ))
     }
 }
 

@@ -10,8 +10,8 @@ use fred::types::Value;
 use fred::types::config::Server;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use hydratecache::link::{Current, Publisher, Publishing, Sender};
-use hydratecache::{Error, Result};
+use hydratecache::Result;
+use hydratecache::link::{Current, End, Publisher, Publishing, Sender};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -71,8 +71,8 @@ impl Publishing for PublishingConnection {
         RedisSender { client: self.0.client.clone(), address: self.0.address.clone() }
     }
 
-    async fn ended(&mut self) -> Error {
-        self.0.ended().await
+    async fn ended(&mut self) -> End {
+        End::Lost(self.0.ended().await)
     }
 
     fn ping(&self) -> BoxFuture<'static, Result<()>> {

@@ -2,4 +2,5 @@
 pub mod broker;
 pub mod chaos;
 pub mod conformance;
+pub mod faults;
 pub mod proxy;

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use futures::future::join;
 
-pub use connection::{Connector, Incoming, Probe, Proof, Publishing, Sender, Subscribing};
+pub use connection::{Connector, End, Incoming, Probe, Proof, Publishing, Sender, Subscribing};
 pub use publisher::{Current, Publisher};
 pub use subscriber::Subscriber;
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-#[cfg(feature = "redis")]
+#[cfg(feature = "broker")]
 use anyhow::Context;
 use clap::ValueEnum;
 use clap::error::ErrorKind;
@@ -13,12 +13,13 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::Arguments;
+#[cfg(feature = "broker")]
+use super::broker::{self, Broker, Server};
 use super::city::City;
 use super::database::Database;
 use super::fleet::Fleet;
 use super::memory;
-#[cfg(feature = "redis")]
-use super::redis::{self, Server};
+
 use super::report::Kind;
 
 /// What carries the messages.
@@ -30,6 +31,23 @@ pub(super) enum TransportName {
     /// given.
     #[cfg(feature = "redis")]
     Redis,
+    /// The same over NATS.
+    #[cfg(feature = "nats")]
+    Nats,
+}
+
+#[cfg(feature = "broker")]
+impl TransportName {
+    /// The broker that carries the messages, if there is one.
+    pub(super) fn broker(self) -> Option<Broker> {
+        match self {
+            Self::Memory => None,
+            #[cfg(feature = "redis")]
+            Self::Redis => Some(broker::REDIS),
+            #[cfg(feature = "nats")]
+            Self::Nats => Some(broker::NATS),
+        }
+    }
 }
 
 /// What the demo plays on.
@@ -44,28 +62,24 @@ pub(super) enum Outage {
     /// The link of one replica.
     Link { link: MemoryTransport, of: Kind },
     /// A broker that the demo started itself.
-    #[cfg(feature = "redis")]
+    #[cfg(feature = "broker")]
     Server(Server),
     /// Nothing: the broker is the user's.
-    #[cfg(feature = "redis")]
+    #[cfg(feature = "broker")]
     None,
 }
 
 /// Sets up what `arguments` ask for.
 pub(super) async fn set_up(arguments: &Arguments, database: &Database) -> anyhow::Result<Stage> {
-    match arguments.transport {
-        TransportName::Memory => {
-            if arguments.url.is_some() {
-                let what = "--url is for a broker; leave it out, or name one with --transport\n";
-                return Err(clap::Error::raw(ErrorKind::ArgumentConflict, what).into());
-            }
-            memory::stage(database, arguments.rows).await
-        }
-        #[cfg(feature = "redis")]
-        TransportName::Redis => {
-            redis::stage(arguments.url.as_deref(), database, arguments.rows).await
-        }
+    #[cfg(feature = "broker")]
+    if arguments.transport.broker().is_some() {
+        return broker::stage(arguments, database).await;
     }
+    if arguments.url.is_some() {
+        let what = "--url is for a broker; leave it out, or name one with --transport\n";
+        return Err(clap::Error::raw(ErrorKind::ArgumentConflict, what).into());
+    }
+    memory::stage(database, arguments.rows).await
 }
 
 impl Outage {
@@ -85,15 +99,16 @@ impl Outage {
                 link.heal();
                 events.send(format!("the link of {} is healed", of.name())).await?;
             }
-            #[cfg(feature = "redis")]
+            #[cfg(feature = "broker")]
             Self::Server(server) => {
-                server.kill().await.context("killing Redis")?;
-                events.send("Redis was killed with SIGKILL".to_owned()).await?;
+                let name = server.broker().name;
+                server.kill().await.with_context(|| format!("killing {name}"))?;
+                events.send(format!("{name} was killed with SIGKILL")).await?;
                 sleep(length).await;
-                server.start().await.context("starting Redis again")?;
-                events.send("Redis was started again, empty".to_owned()).await?;
+                server.start().await.with_context(|| format!("starting {name} again"))?;
+                events.send(format!("{name} was started again")).await?;
             }
-            #[cfg(feature = "redis")]
+            #[cfg(feature = "broker")]
             Self::None => {
                 let why = "nothing is killed: the broker was given with --url";
                 events.send(why.to_owned()).await?;

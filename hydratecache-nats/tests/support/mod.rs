@@ -46,13 +46,19 @@ pub(crate) async fn stranger(broker: &Broker) -> Client {
     async_nats::connect(broker.url()).await.expect("connects")
 }
 
+async fn admin(broker: &Broker) -> Client {
+    ConnectOptions::with_user_and_password("admin".to_owned(), "admin".to_owned())
+        .connect(broker.url())
+        .await
+        .expect("connects")
+}
+
 /// The server's client connections but the administrator's, as it lists them.
 pub(crate) async fn connections(broker: &Broker) -> Vec<Value> {
-    let admin =
-        ConnectOptions::with_user_and_password("admin".to_owned(), "admin".to_owned())
-            .connect(broker.url())
-            .await
-            .expect("connects");
+    let admin = ConnectOptions::with_user_and_password("admin".to_owned(), "admin".to_owned())
+        .connect(broker.url())
+        .await
+        .expect("connects");
     let asked = json!({ "auth": true, "subscriptions": true, "limit": 100_000 });
     let request = admin.request("$SYS.REQ.SERVER.PING.CONNZ", asked.to_string().into());
     let reply = tokio::time::timeout(Duration::from_secs(5), request).await;
@@ -74,4 +80,27 @@ pub(crate) async fn subscriptions(broker: &Broker, subject: &str) -> usize {
     let connections = connections(broker).await;
     let lists = connections.iter().filter_map(|it| it["subscriptions_list"].as_array());
     lists.flatten().filter(|it| it.as_str() == Some(subject)).count()
+}
+
+/// How many subscriptions of topics the server has: those of clients' own are below `_INBOX`.
+pub(crate) async fn topic_subscriptions(broker: &Broker) -> usize {
+    let connections = connections(broker).await;
+    let lists = connections.iter().filter_map(|it| it["subscriptions_list"].as_array());
+    let names = lists.flatten().filter_map(Value::as_str);
+    names.filter(|name| !name.starts_with("_INBOX.")).count()
+}
+
+/// Lets the server hang up on every connection of this name.
+pub(crate) async fn kick(broker: &Broker, name: &str) {
+    let connections = connections(broker).await;
+    let admin = admin(broker).await;
+    let server = admin.server_info().server_id;
+    for connection in connections.iter().filter(|it| it["name"] == name) {
+        let request = json!({ "cid": connection["cid"] }).to_string();
+        let kicking = admin.request(format!("$SYS.REQ.SERVER.{server}.KICK"), request.into());
+        tokio::time::timeout(Duration::from_secs(5), kicking)
+            .await
+            .expect("an answer in time")
+            .expect("an answer");
+    }
 }

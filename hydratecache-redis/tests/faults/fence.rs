@@ -1,45 +1,29 @@
-//! Order: what was accepted before a fence comes before it, and messages come as they were sent.
+//! Order: what was accepted before a fence comes before it.
 
-use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::Poll;
 
-use futures::StreamExt;
-use futures::future::{join, join_all};
-use futures::stream::FuturesOrdered;
-use hydratecache::{
-    ErrorKind, Fence, Key, Message, Origin, Signal, Subscription, Topic, Transport,
-};
-use hydratecache_redis::{RedisConfig, RedisTransport};
-use hydratecache_testkit::broker::Broker;
+use futures::future::join_all;
+use hydratecache::{ErrorKind, Transport};
+use hydratecache_redis::RedisTransport;
+use hydratecache_testkit::faults::support::{effort, in_time, millis, secs, topic};
+use hydratecache_testkit::faults::{Subject, fences_prove_the_past};
 use hydratecache_testkit::proxy::FaultProxy;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio::task::coop::{consume_budget, has_budget_remaining};
 
-use crate::support::{
-    Listener, Writer, admin, effort, fence, in_time, millis, number, redis, secs, topic,
-};
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_acknowledged_before_a_fence_arrives_before_it_under_load() {
-    let broker = redis().await;
-    let reader = RedisTransport::connect(broker.url()).await.expect("connects");
-    fences_prove_the_past(&broker, &reader, effort(1000, 20_000)).await;
-}
+use crate::subject::Redis;
+use crate::support::admin;
 
 /// The server's refusal is a reply more than fred counts on. On a slow link what is acknowledged
 /// elsewhere is still on its way when a reply that is one early arrives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_denied_subscription_makes_no_fence_early_and_denies_no_other() {
-    let broker = redis().await;
+    let subject = Redis::start().await;
+    let broker = subject.broker();
     let rules = ["on", ">hunter2", "+@all", "&users", "&granted.*"];
-    admin(&broker, &[&["ACL", "SETUSER", "ada"], &rules[..]].concat()).await;
+    admin(broker, &[&["ACL", "SETUSER", "ada"], &rules[..]].concat()).await;
     let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
     let url = format!("redis://ada:hunter2@{}", proxy.addr());
     let reader = RedisTransport::connect(&url).await.expect("connects");
+    let reader: Arc<dyn Transport> = Arc::new(reader);
     proxy.delay(millis(5), millis(0));
     let asking = ["granted.1", "denied.1", "granted.2", "denied.2"].map(|name| {
         let reader = reader.clone();
@@ -56,285 +40,8 @@ async fn a_denied_subscription_makes_no_fence_early_and_denies_no_other() {
             }
         })
     });
-    fences_prove_the_past(&broker, &reader, effort(100, 5000)).await;
+    fences_prove_the_past(&subject, &reader, effort(100, 5000)).await;
     for asking in in_time("who asks to hear of the close", secs(2), join_all(asking)).await {
         asking.expect("nobody is answered wrongly");
     }
-}
-
-/// Asks for `fences` amid publishers at full speed, and closes `reader`.
-async fn fences_prove_the_past(broker: &Broker, reader: &RedisTransport, fences: usize) {
-    let other = RedisTransport::connect(broker.url()).await.expect("connects");
-    let topic = topic("users");
-    let subscription = Listener::on(reader, &topic).await.into_inner();
-    let over = Arc::new(AtomicBool::new(false));
-    let load: Vec<Load> = [(reader, 1), (reader, 64), (&other, 1), (&other, 64)]
-        .map(|(transport, batch)| Load::start(transport, &topic, batch, &over))
-        .into();
-    let (sender, mut passed) = mpsc::unbounded_channel();
-    let reading = tokio::spawn(read(subscription, sender));
-    for _ in 0..fences {
-        let acknowledged: Vec<_> = load.iter().map(Load::acknowledged).collect();
-        let fence = fence(reader).await;
-        let arrived = in_time("the fence in the subscription", secs(10), async {
-            loop {
-                let (passing, arrived) = passed.recv().await.expect("the reader reads");
-                if passing == fence {
-                    return arrived;
-                }
-            }
-        });
-        let arrived: HashMap<Origin, u64> = arrived.await;
-        for (origin, number) in acknowledged {
-            let last = arrived.get(&origin).copied().unwrap_or(0);
-            assert!(last >= number, "{last} arrived of {number} acknowledged before the fence");
-        }
-    }
-    over.store(true, Ordering::Relaxed);
-    for load in load {
-        load.task.await.expect("every publish succeeds");
-    }
-    reader.close().await.expect("closes");
-    reading.await.expect("no gap, no disruption");
-}
-
-/// A publisher at full speed.
-struct Load {
-    origin: Origin,
-    acknowledged: Arc<AtomicU64>,
-    task: JoinHandle<()>,
-}
-
-impl Load {
-    fn start(
-        transport: &RedisTransport,
-        topic: &Topic,
-        batch: usize,
-        over: &Arc<AtomicBool>,
-    ) -> Self {
-        let (mut writer, over) = (Writer::new(transport, topic), over.clone());
-        let (origin, acknowledged) = (writer.origin(), Arc::new(AtomicU64::new(0)));
-        let count = acknowledged.clone();
-        let task = tokio::spawn(async move {
-            while !over.load(Ordering::Relaxed) {
-                let number = writer.send_batch(batch, 100).await.expect("published");
-                count.store(number, Ordering::SeqCst);
-            }
-        });
-        Self { origin, acknowledged, task }
-    }
-
-    fn acknowledged(&self) -> (Origin, u64) {
-        (self.origin, self.acknowledged.load(Ordering::SeqCst))
-    }
-}
-
-/// Tells what had arrived of each origin when a fence passed.
-async fn read(
-    mut subscription: Subscription,
-    passed: mpsc::UnboundedSender<(Fence, HashMap<Origin, u64>)>,
-) {
-    let mut arrived = HashMap::new();
-    while let Some(signal) = subscription.next().await {
-        match signal {
-            Signal::Message(message) => {
-                arrived.insert(message.origin().expect("numbered"), number(&message));
-            }
-            // Nobody may be left to hear of the last ones.
-            Signal::Fenced(fence) => drop(passed.send((fence, arrived.clone()))),
-            other => panic!("messages and fences, not {other:?}"),
-        }
-    }
-}
-
-/// A fence that is asked for while topics are proven again is in their subscriptions all the same,
-/// behind the gap that stands for what was accepted before it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fence_right_after_a_reconnect_passes_every_subscription_behind_its_gap() {
-    let broker = redis().await;
-    let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
-    // Signs of life are fences too, and are not to help.
-    let config = RedisConfig::from_url(&format!("redis://{}", proxy.addr())).expect("legal");
-    let config = config.with_liveness(secs(600), secs(5));
-    let transport = config.connect().await.expect("connects");
-    let topics = ["a", "b", "c"].map(topic);
-    let mut listeners = join_all(topics.iter().map(|topic| Listener::on(&transport, topic))).await;
-    proxy.delay(millis(30), millis(0));
-    for _ in 0..effort(5, 100) {
-        proxy.reset();
-        for listener in &mut listeners {
-            listener.disrupted(secs(1)).await;
-        }
-        let fence = async {
-            loop {
-                if let Ok(fence) = transport.fence().await {
-                    return fence;
-                }
-                tokio::time::sleep(millis(1)).await;
-            }
-        };
-        let fence = in_time("a fence on the new connection", secs(2), fence).await;
-        for listener in &mut listeners {
-            let before = in_time("the fence", secs(1), listener.before(fence)).await;
-            assert!(matches!(before[..], [Signal::Live, Signal::Gap(_)]), "{before:?}");
-        }
-    }
-}
-
-/// A task that has used up its turn of Tokio's scheduler begins a publish all the same.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_publish_that_waits_for_the_link_keeps_its_place_without_budget() {
-    let broker = redis().await;
-    let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
-    let far =
-        RedisTransport::connect(&format!("redis://{}", proxy.addr())).await.expect("connects");
-    let near = RedisTransport::connect(broker.url()).await.expect("connects");
-    let topic = topic("users");
-    let mut listener = Listener::on(&near, &topic).await;
-    let mut writer = Writer::new(&far, &topic);
-    for round in 0..effort(3, 100) {
-        lose(&proxy).await;
-        let mut first = far.publish(topic.clone(), vec![writer.message(8)]);
-        while has_budget_remaining() {
-            let _ = futures::poll!(pin!(consume_budget()));
-        }
-        assert!(futures::poll!(&mut first).is_pending(), "there is no link");
-        let (other, there, message) = (far.clone(), topic.clone(), writer.message(8));
-        let second = tokio::spawn(async move { other.publish(there, vec![message]).await });
-        tokio::time::sleep(millis(20)).await;
-        proxy.heal().expect("heals");
-        let (first, second) = in_time("the link to be back", secs(5), join(first, second)).await;
-        first.expect("published");
-        second.expect("no panic").expect("published");
-        listener.numbers([2 * round + 1, 2 * round + 2]).await;
-    }
-}
-
-/// A batch of more messages than a task may queue in one turn of Tokio's scheduler.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_large_batch_that_waits_for_the_link_is_not_overtaken() {
-    let broker = redis().await;
-    let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
-    let far =
-        RedisTransport::connect(&format!("redis://{}", proxy.addr())).await.expect("connects");
-    let near = RedisTransport::connect(broker.url()).await.expect("connects");
-    let topic = topic("users");
-    let mut listener = Listener::on(&near, &topic).await;
-    let mut writer = Writer::new(&far, &topic);
-    for round in 0..effort(5, 100) {
-        lose(&proxy).await;
-        let batch = (0..512).map(|_| writer.message(8)).collect();
-        let mut first = far.publish(topic.clone(), batch);
-        assert!(futures::poll!(&mut first).is_pending(), "there is no link");
-        let second = far.publish(topic.clone(), vec![writer.message(8)]);
-        proxy.heal().expect("heals");
-        let (first, second) = in_time("the link to be back", secs(5), join(first, second)).await;
-        first.and(second).expect("published");
-        listener.numbers(513 * round + 1..=513 * round + 513).await;
-    }
-}
-
-/// Cuts the link, and waits for as long as a publish is of unknown outcome.
-async fn lose(proxy: &FaultProxy) {
-    proxy.cut();
-    in_time("the cut", secs(1), proxy.wait_for(|stats| stats.open == 0)).await;
-    tokio::time::sleep(millis(50)).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn publishes_that_wait_for_the_link_arrive_in_the_order_in_which_they_began() {
-    let broker = redis().await;
-    let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
-    let far =
-        RedisTransport::connect(&format!("redis://{}", proxy.addr())).await.expect("connects");
-    let near = RedisTransport::connect(broker.url()).await.expect("connects");
-    let topic = topic("users");
-    let mut listener = Listener::on(&near, &topic).await;
-    let mut writer = Writer::new(&far, &topic);
-    for round in 0..effort(5_u64, 100) {
-        lose(&proxy).await;
-        let messages: Vec<_> = (0..500).map(|_| writer.message(8)).collect();
-        let publishing =
-            messages.into_iter().map(|message| far.publish(topic.clone(), vec![message]));
-        let mut publishing: Vec<_> = publishing.collect();
-        for publish in &mut publishing {
-            assert!(futures::poll!(publish).is_pending(), "there is no link");
-        }
-        proxy.heal().expect("heals");
-        for answer in in_time("the link to be back", secs(5), join_all(publishing)).await {
-            answer.expect("published");
-        }
-        listener.numbers(round * 500 + 1..=round * 500 + 500).await;
-    }
-}
-
-/// Publishers that know nothing of each other keep their own order over every flap.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_overtakes_while_the_publishing_link_flaps() {
-    let broker = redis().await;
-    let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
-    let far =
-        RedisTransport::connect(&format!("redis://{}", proxy.addr())).await.expect("connects");
-    let near = RedisTransport::connect(broker.url()).await.expect("connects");
-    let topic = topic("users");
-    let subscription = Listener::on(&near, &topic).await.into_inner();
-    let over = Arc::new(AtomicBool::new(false));
-    let keys = (0..8).map(|number| Key::new(format!("key:{number}")).expect("legal"));
-    let publishers =
-        keys.map(|key| tokio::spawn(flood(far.clone(), topic.clone(), over.clone(), key)));
-    let publishers: Vec<_> = publishers.collect();
-    let reading = tokio::spawn(in_order(subscription));
-    for _ in 0..effort(15, 500) {
-        proxy.reset();
-        tokio::time::sleep(millis(200)).await;
-    }
-    over.store(true, Ordering::Relaxed);
-    for publisher in in_time("publishers to end", secs(8), join_all(publishers)).await {
-        publisher.expect("no publish hangs");
-    }
-    fence(&near).await;
-    near.close().await.expect("closes");
-    let received = in_time("the end of the stream", secs(2), reading).await.expect("in order");
-    assert!(received > 1000, "{received} messages went through");
-}
-
-/// Keeps ten publishes under way, begun in order; the outcome of some is not known. They carry no
-/// sequence, by which a message that was overtaken would be dropped unseen.
-async fn flood(transport: RedisTransport, topic: Topic, over: Arc<AtomicBool>, key: Key) {
-    let mut under_way = FuturesOrdered::new();
-    let mut numbers = 1_u64..;
-    while !over.load(Ordering::Relaxed) {
-        for number in numbers.by_ref().take(10 - under_way.len()) {
-            let message = Message::put(key.clone(), number.to_be_bytes().to_vec().into());
-            let mut publish = transport.publish(topic.clone(), vec![message]);
-            let answer = futures::poll!(&mut publish);
-            under_way.push_back(async move {
-                match answer {
-                    Poll::Ready(answer) => answer,
-                    Poll::Pending => publish.await,
-                }
-            });
-        }
-        let answer = in_time("the answer to a publish", secs(3), under_way.next()).await;
-        if let Some(Err(error)) = answer {
-            assert!(error.is_retryable(), "{error}");
-        }
-    }
-}
-
-/// Returns how many messages there were.
-async fn in_order(mut subscription: Subscription) -> u64 {
-    let (mut last, mut received) = (HashMap::new(), 0);
-    while let Some(signal) = subscription.next().await {
-        match signal {
-            Signal::Message(message) => {
-                let before = last.insert(message.key().cloned(), number(&message)).unwrap_or(0);
-                assert!(number(&message) > before, "{} came behind {before}", number(&message));
-                received += 1;
-            }
-            Signal::Fenced(_) => {}
-            other => panic!("the reader's link is whole, and yet {other:?}"),
-        }
-    }
-    received
 }

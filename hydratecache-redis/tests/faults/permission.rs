@@ -1,22 +1,25 @@
 //! The server refuses.
 
+use std::sync::Arc;
+
 use futures::future::{join, join_all};
 use hydratecache::{ErrorKind, Signal, Topic, Transport};
 use hydratecache_redis::RedisTransport;
 use hydratecache_testkit::broker::Broker;
+use hydratecache_testkit::faults::support::{
+    Listener, Writer, fence, in_time, millis, secs, topic, until,
+};
 use hydratecache_testkit::proxy::FaultProxy;
 
-use crate::support::{
-    Listener, Writer, admin, clients, fence, in_time, millis, redis, secs, topic, until,
-};
+use crate::support::{admin, clients, redis};
 
 async fn grant(broker: &Broker, rules: &[&str]) {
     admin(broker, &[&["ACL", "SETUSER", "ada"], rules].concat()).await;
 }
 
-async fn as_ada(addr: impl std::fmt::Display) -> RedisTransport {
+async fn as_ada(addr: impl std::fmt::Display) -> Arc<dyn Transport> {
     let url = format!("redis://ada:hunter2@{addr}");
-    RedisTransport::connect(&url).await.expect("connects")
+    Arc::new(RedisTransport::connect(&url).await.expect("connects"))
 }
 
 const MAY_ALL: [&str; 5] = ["reset", "on", ">hunter2", "+@all", "~*"];

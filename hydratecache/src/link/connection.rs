@@ -92,6 +92,9 @@ pub enum Incoming<Name> {
         /// Why.
         why: Error,
     },
+    /// The server asks its clients to go: another connection is made and proven before this one is
+    /// given up, so that nothing is missed.
+    Leaving,
     /// The connection has ended, for this reason. What had come before is still taken, and then
     /// the connection is dropped.
     Ended(Error),
@@ -125,11 +128,21 @@ pub trait Publishing: Send + 'static {
     /// What publishes over it.
     fn sender(&self) -> Self::Sender;
 
-    /// Waits until the connection ends, and says why. A dropped future loses nothing.
-    fn ended(&mut self) -> impl Future<Output = Error> + Send;
+    /// Waits until the connection ends or is to be given up. A dropped future loses nothing.
+    fn ended(&mut self) -> impl Future<Output = End> + Send;
 
     /// Asks for a sign of life.
     fn ping(&self) -> BoxFuture<'static, Result<()>>;
+}
+
+/// Why a connection is used no longer.
+#[derive(Debug)]
+pub enum End {
+    /// It is lost, for this reason.
+    Lost(Error),
+    /// The server asks its clients to go: another connection is made before this one is given up.
+    /// Said once; its end may follow.
+    Leaving,
 }
 
 /// Publishes over one connection.

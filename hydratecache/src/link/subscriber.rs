@@ -23,10 +23,14 @@ use crate::wire::{self, Rejection, RejectionReason};
 use crate::{Error, ErrorKind, Fence, Kind, Message, Result, Subscription, Topic};
 use probes::Probes;
 use routes::Routes;
-use session::{Asking, Echo, Outcome, Session};
+use session::{Asking, Echo, Handover, Outcome, Session};
 
 /// How often a topic that was denied after a reconnect is tried again.
 const DENIED_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long an old connection is kept beside the one that takes its place, so that every server of
+/// a cluster has heard of the new one's subscriptions.
+const OVERLAP: Duration = Duration::from_secs(1);
 
 /// How many messages are distributed before others get their turn.
 const ROUND: usize = 512;
@@ -191,6 +195,8 @@ where
             self.echo_next(session);
             let (retry_at, ping_at) = (session.retry_at, session.ping_at);
             let is_echoing = session.echo.is_some();
+            let leave_at = session.handover.leave_at();
+            let making = OptionFuture::from(session.handover.making());
             let changing = OptionFuture::from(session.changing.as_mut());
             let echo = OptionFuture::from(session.echo.as_mut().map(|echo| &mut echo.reply));
             tokio::select! {
@@ -213,6 +219,14 @@ where
                     Ok(()) => self.echoed(session),
                     Err(why) => return End::Lost(why),
                 },
+                Some((connection, outcome)) = making => {
+                    let leave_at = Instant::now() + OVERLAP;
+                    session.handover = Handover::Made(connection, outcome, leave_at);
+                }
+                () = sleep_until(leave_at.unwrap_or(ping_at)), if leave_at.is_some() && !is_echoing => {
+                    session.handover.leave();
+                    self.echo(session);
+                }
                 () = sleep_until(ping_at), if !is_echoing => self.echo(session),
                 () = sleep_until(retry_at.unwrap_or(ping_at)), if retry_at.is_some() => {
                     session.retry_at = None;
@@ -245,6 +259,13 @@ where
         let proven = self.proven_asking(session);
         session.confirming.extend(proven);
         if session.changing.is_some() {
+            return;
+        }
+        if matches!(session.handover, Handover::Wanted) {
+            self.begin_handover(session);
+        }
+        // Subscriptions that are made in between would be missing on the other connection.
+        if session.handover.is_under_way() {
             return;
         }
         if !session.surplus.is_empty() {
@@ -363,6 +384,50 @@ where
         }
         self.asking.extend(echo.confirming);
         self.answer_proven(session);
+        self.hand_over(session);
+    }
+
+    /// The server asks its clients to go: makes the connection that takes this one's place.
+    fn begin_handover(&mut self, session: &mut Session<C::Connection>) {
+        let (connector, peer) = (self.connector.clone(), self.peer.clone());
+        let (probes, topics) = (self.probes.clone(), self.routes.topics().collect::<Vec<_>>());
+        let making = async move {
+            let mut pauses = Pauses::new();
+            loop {
+                let made = async {
+                    let mut connection = connector.connect().await?;
+                    let subscribing = connection.subscribe(topics.clone());
+                    let outcome = probes.clone().decide(subscribing, peer.clone()).await?;
+                    Ok::<_, Error>((connection, outcome))
+                };
+                match made.await {
+                    Ok(made) => return made,
+                    Err(error) => {
+                        let system = peer.system;
+                        tracing::debug!(messaging.system = system, %error, "nowhere to go yet");
+                    }
+                }
+                sleep(pauses.next()).await;
+            }
+        };
+        session.handover = Handover::Making(making.boxed());
+    }
+
+    /// Everything that the old connection was to bring has come: goes over to the other one.
+    fn hand_over(&mut self, session: &mut Session<C::Connection>) {
+        let Handover::Leaving(connection, outcome) =
+            std::mem::replace(&mut session.handover, Handover::None)
+        else {
+            return;
+        };
+        session.connection = connection;
+        for (topic, proof) in outcome {
+            let Some(fanout) = self.routes.fanout(&topic) else { continue };
+            match proof {
+                Ok(()) => session.revive(&topic, fanout),
+                Err(why) => self.revoked(&topic, fanout, &why, session),
+            }
+        }
     }
 
     /// Distributes one message and those behind it.
@@ -395,7 +460,17 @@ where
 
     fn distribute(&self, incoming: Incoming<Name<C>>, session: &mut Session<C::Connection>) {
         let (name, arrival) = match incoming {
-            Incoming::Revoked { name, why } => return self.revoked(&name, &why, session),
+            Incoming::Revoked { name, why } => {
+                if let Some((topic, fanout)) = self.routes.named(&name) {
+                    self.revoked(topic, fanout, &why, session);
+                }
+                return;
+            }
+            Incoming::Leaving => {
+                tracing::info!(messaging.system = self.peer.system, "the server asks to go");
+                session.handover = Handover::Wanted;
+                return;
+            }
             Incoming::Body { name, body } => match self.arrival(&body) {
                 Some(arrival) => (name, arrival),
                 None => return,
@@ -416,12 +491,17 @@ where
         }
     }
 
-    fn revoked(&self, name: &str, why: &Error, session: &mut Session<C::Connection>) {
-        if let Some((topic, fanout)) = self.routes.named(name) {
-            fanout.disrupted(why);
-            session.unproven.insert(topic.clone());
-            session.retry_at.get_or_insert(Instant::now() + DENIED_PAUSE);
-        }
+    /// A topic that was proven is refused.
+    fn revoked(
+        &self,
+        topic: &Topic,
+        fanout: &Fanout,
+        why: &Error,
+        session: &mut Session<C::Connection>,
+    ) {
+        fanout.disrupted(why);
+        session.unproven.insert(topic.clone());
+        session.retry_at.get_or_insert(Instant::now() + DENIED_PAUSE);
     }
 
     /// What a body is; nothing, if it is a probe of ours.

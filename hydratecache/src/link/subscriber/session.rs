@@ -31,6 +31,22 @@ pub(super) struct Session<C> {
     /// The latest that was echoed: topics that were not proven then get it once they are.
     pub(super) passed: Option<Fence>,
     pub(super) ping_at: Instant,
+    /// Where to go, if the server asks its clients to.
+    pub(super) handover: Handover<C>,
+}
+
+/// A connection in the place of one that the server asks to give up.
+pub(super) enum Handover<C> {
+    None,
+    /// It is to be made once no change of subscriptions is under way.
+    Wanted,
+    /// It is being made and proven.
+    Making(BoxFuture<'static, (C, Outcome)>),
+    /// It is proven. What comes waits in it, and comes on the old one too, which is left with the
+    /// echo that is begun at this time.
+    Made(C, Outcome, Instant),
+    /// The echo on the old connection is under way.
+    Leaving(C, Outcome),
 }
 
 /// A fence under way.
@@ -39,6 +55,36 @@ pub(super) struct Echo {
     pub(super) waiting: Vec<oneshot::Sender<Result<Fence>>>,
     pub(super) confirming: Vec<Asking>,
     pub(super) reply: BoxFuture<'static, Result<()>>,
+}
+
+impl<C> Handover<C> {
+    /// What is to be waited for: the connection, until it is made.
+    pub(super) fn making(&mut self) -> Option<&mut BoxFuture<'static, (C, Outcome)>> {
+        match self {
+            Self::Making(making) => Some(making),
+            _ => None,
+        }
+    }
+
+    /// When the old connection is to be left.
+    pub(super) fn leave_at(&self) -> Option<Instant> {
+        match self {
+            Self::Made(_, _, leave_at) => Some(*leave_at),
+            _ => None,
+        }
+    }
+
+    /// The last echo on the old connection is begun.
+    pub(super) fn leave(&mut self) {
+        *self = match std::mem::replace(self, Self::None) {
+            Self::Made(connection, outcome, _) => Self::Leaving(connection, outcome),
+            other => other,
+        };
+    }
+
+    pub(super) fn is_under_way(&self) -> bool {
+        !matches!(self, Self::None)
+    }
 }
 
 impl<C> Session<C> {
@@ -54,6 +100,7 @@ impl<C> Session<C> {
             confirming: Vec::new(),
             passed: None,
             ping_at: Instant::now() + ping_interval,
+            handover: Handover::None,
         }
     }
 

@@ -2,32 +2,26 @@
 
 use futures::future::join;
 use hydratecache::{ErrorKind, Signal, Transport};
-use hydratecache_redis::{RedisConfig, RedisTransport};
-use hydratecache_testkit::proxy::{Direction, FaultProxy, Needle};
 
-use crate::support::{
-    Listener, Writer, admin, fence, in_time, millis, number, redis, secs, topic, until,
+use crate::proxy::Direction;
+
+use super::Subject;
+use super::support::{
+    Listener, Writer, connect, connect_via, fence, in_time, millis, number, proxy, secs, topic,
+    until,
 };
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_subscription_cut_before_its_proof_is_an_error_or_hears_everything() {
-    let broker = redis().await;
-    let near = RedisTransport::connect(broker.url()).await.expect("connects");
-    for (needle, direction, fate) in [
-        ("SUBSCRIBE", Direction::ToServer, Needle::Withheld),
-        ("SUBSCRIBE", Direction::ToServer, Needle::Forwarded),
-        ("users\r\n", Direction::ToServer, Needle::Forwarded),
-        ("\nsubscribe\r\n", Direction::ToClient, Needle::Withheld),
-        ("INFO\r\n", Direction::ToServer, Needle::Forwarded),
-        (" sub=1 ", Direction::ToClient, Needle::Withheld),
-        (" sub=1 ", Direction::ToClient, Needle::Forwarded),
-    ] {
-        let case = format!("cut at {needle:?}, {direction:?}, {fate:?}");
+/// Fault 12: the link is cut at every moment of a proof.
+pub async fn a_subscription_cut_before_its_proof_is_an_error_or_hears_everything(
+    subject: &dyn Subject,
+) {
+    let near = connect(subject).await;
+    for cut in subject.cuts_of_a_subscription() {
+        let case = format!("{cut:?}");
         let topic = topic("users");
-        let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
-        let far = RedisTransport::connect(&format!("redis://{}", proxy.addr())).await;
-        let far = far.expect("connects through the proxy");
-        proxy.cut_when_seen(needle.as_bytes(), direction, fate);
+        let proxy = proxy(subject);
+        let far = connect_via(subject, &proxy).await;
+        cut.arm(&proxy);
         let healing = async {
             let cut = proxy.wait_for(|stats| stats.fired >= 2);
             in_time(format!("a second attempt, {case}"), secs(3), cut).await;
@@ -42,21 +36,16 @@ async fn a_subscription_cut_before_its_proof_is_an_error_or_hears_everything() {
         writer.send().await.expect("published");
         listener.numbers([1]).await;
         far.close().await.expect("closes");
-        let counts = async || {
-            let count = admin(&broker, &["PUBSUB", "NUMSUB", "users"]).await;
-            count.convert::<(String, u64)>().expect("a count").1 == 0
-        };
-        until(format!("no subscription left, {case}"), secs(1), counts).await;
+        let none = async || subject.subscriptions().await == 0;
+        until(format!("no subscription left, {case}"), secs(1), none).await;
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_subscription_whose_proof_is_always_cut_is_an_error_in_time() {
-    let broker = redis().await;
-    let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
-    let far = RedisTransport::connect(&format!("redis://{}", proxy.addr())).await;
-    let far = far.expect("connects through the proxy");
-    proxy.cut_when_seen(b" sub=1 ", Direction::ToClient, Needle::Withheld);
+/// Fault 12: no proof ever arrives.
+pub async fn a_subscription_whose_proof_is_always_cut_is_an_error_in_time(subject: &dyn Subject) {
+    let proxy = proxy(subject);
+    let far = connect_via(subject, &proxy).await;
+    subject.cut_of_every_proof().arm(&proxy);
     let subscribing = in_time("an error", millis(5500), far.subscribe(topic("users")));
     let error = subscribing.await.expect_err("no proof ever arrives");
     assert!(error.is_retryable(), "{error}");
@@ -64,21 +53,18 @@ async fn a_subscription_whose_proof_is_always_cut_is_an_error_in_time() {
     Listener::on(&far, &topic("users")).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_publish_cut_before_its_answer_is_of_unknown_outcome_and_applied_at_most_once() {
-    let broker = redis().await;
-    let near = RedisTransport::connect(broker.url()).await.expect("connects");
+/// Fault 12: the link is cut before a publish is acknowledged.
+pub async fn a_publish_cut_before_its_answer_is_of_unknown_outcome_and_applied_at_most_once(
+    subject: &dyn Subject,
+) {
+    let near = connect(subject).await;
     let topic = topic("users");
     let mut listener = Listener::on(&near, &topic).await;
-    for (needle, direction, fate, arrives) in [
-        ("PUBLISH", Direction::ToServer, Needle::Withheld, false),
-        (":1\r\n", Direction::ToClient, Needle::Withheld, true),
-    ] {
-        let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
-        let far = RedisTransport::connect(&format!("redis://{}", proxy.addr())).await;
-        let far = far.expect("connects through the proxy");
+    for (cut, arrives) in subject.cuts_of_a_publish() {
+        let proxy = proxy(subject);
+        let far = connect_via(subject, &proxy).await;
         let mut writer = Writer::new(&far, &topic);
-        proxy.cut_when_seen(needle.as_bytes(), direction, fate);
+        cut.arm(&proxy);
         let error = in_time("an error", secs(1), writer.send()).await.expect_err("no answer");
         assert_eq!(error.kind(), ErrorKind::UnknownOutcome, "{error}");
         proxy.heal().expect("heals");
@@ -87,18 +73,17 @@ async fn a_publish_cut_before_its_answer_is_of_unknown_outcome_and_applied_at_mo
         let fence = fence(&near).await;
         let signals = listener.before(fence).await;
         let numbers: Vec<u64> = signals.iter().filter_map(received).collect();
-        assert_eq!(numbers, expected, "cut at {needle:?}");
+        assert_eq!(numbers, expected, "{cut:?}");
     }
 }
 
 /// Without its sequence a message that came twice would be seen twice.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn batches_torn_apart_by_a_reset_are_applied_at_most_once_and_in_order() {
-    let broker = redis().await;
-    let near = RedisTransport::connect(broker.url()).await.expect("connects");
-    let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
-    let far = RedisConfig::from_url(&format!("redis://{}", proxy.addr())).expect("legal");
-    let far = far.connect().await.expect("connects through the proxy");
+pub async fn batches_torn_apart_by_a_reset_are_applied_at_most_once_and_in_order(
+    subject: &dyn Subject,
+) {
+    let near = connect(subject).await;
+    let proxy = proxy(subject);
+    let far = connect_via(subject, &proxy).await;
     let topic = topic("users");
     let mut listener = Listener::on(&near, &topic).await;
     let (mut last, mut seen) = (0, 0);

@@ -1,35 +1,32 @@
 //! Readers that are slow, that panic, and a thousand of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::join_all;
 use hydratecache::{Gap, Signal, Subscription, Topic, Transport};
-use hydratecache_redis::{RedisConfig, RedisTransport};
 use tokio::task::JoinHandle;
 
-use crate::support::{
-    Listener, Writer, admin, clients, effort, fence, in_time, is_alone, number, redis,
-    resident_bytes, secs, topic, until,
+use super::support::{
+    Listener, Writer, connect, connect_with, effort, fence, in_time, number, resident_bytes, secs,
+    topic, until,
 };
+use super::{Setup, Subject};
 
-#[test]
-fn a_reader_that_does_not_read_is_told_how_much_it_lost_and_holds_up_nobody() {
-    if is_alone("readers::a_reader_that_does_not_read_is_told_how_much_it_lost_and_holds_up_nobody")
-    {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        runtime.expect("a runtime").block_on(async {
-            slow_reader(100, 500, effort(100, 2000)).await;
-            slow_reader(1 << 20, 1, effort(100, 4000)).await;
-        });
-    }
+/// Fault 14: a reader that is slow, with small and with large messages.
+pub async fn a_reader_that_does_not_read_is_told_how_much_it_lost_and_holds_up_nobody(
+    subject: &dyn Subject,
+) {
+    let largest = connect(subject).await.limits().max_payload_bytes.min(1 << 20);
+    slow_reader(subject, 100, 500, effort(100, 2000)).await;
+    slow_reader(subject, largest, 1, effort(100, 4000)).await;
 }
 
-async fn slow_reader(payload_bytes: usize, batch: usize, batches: u64) {
+async fn slow_reader(subject: &dyn Subject, payload_bytes: usize, batch: usize, batches: u64) {
     const QUEUE_BYTES: usize = 4 << 20;
-    let broker = redis().await;
-    let config = RedisConfig::from_url(broker.url()).expect("legal").with_queue_bytes(QUEUE_BYTES);
-    let transport = config.connect().await.expect("connects");
+    let setup = Setup { queue_bytes: Some(QUEUE_BYTES), ..Setup::default() };
+    let transport = connect_with(subject, setup).await;
     let topic = topic("users");
     let mut slow = Listener::on(&transport, &topic).await;
     let quick = Listener::on(&transport, &topic).await.into_inner();
@@ -100,10 +97,9 @@ impl Counting {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_panics_takes_nobody_along() {
-    let broker = redis().await;
-    let transport = RedisTransport::connect(broker.url()).await.expect("connects");
+/// Fault 15: a reader that panics.
+pub async fn a_reader_that_panics_takes_nobody_along(subject: &dyn Subject) {
+    let transport = connect(subject).await;
     let topic = topic("users");
     let mut steady = Listener::on(&transport, &topic).await;
     let mut writer = Writer::new(&transport, &topic);
@@ -123,14 +119,16 @@ async fn a_reader_that_panics_takes_nobody_along() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_topics_over_two_connections_survive_a_restart() {
+/// Fault 15: a thousand topics and a restart.
+pub async fn a_thousand_topics_over_a_constant_number_of_connections_survive_a_restart(
+    subject: &dyn Subject,
+) {
     const TOPICS: usize = 1000;
-    let broker = redis().await;
-    let transport = RedisTransport::connect(broker.url()).await.expect("connects");
+    let broker = subject.broker();
+    let transport = connect(subject).await;
     let topics: Vec<Topic> = (0..TOPICS).map(|number| topic(&format!("topic.{number}"))).collect();
     let mut listeners = join_all(topics.iter().map(|topic| Listener::on(&transport, topic))).await;
-    assert_eq!(clients(&broker).await.len(), 2);
+    assert_eq!(subject.connections().await, subject.connections_of_one());
     for _ in 0..effort(1, 10) {
         broker.kill9().await.expect("killed");
         broker.start_again().await.expect("restarted");
@@ -139,7 +137,7 @@ async fn a_thousand_topics_over_two_connections_survive_a_restart() {
             listener.live_then_gap(secs(5)).await;
         });
         in_time("every topic to be live", secs(5), join_all(living)).await;
-        let two = async || clients(&broker).await.len() == 2;
+        let two = async || subject.connections().await == subject.connections_of_one();
         until("two connections and no more", secs(1), two).await;
         let hearing = listeners.iter_mut().zip(&topics).map(async |(listener, topic)| {
             Writer::new(&transport, topic).send().await.expect("published");
@@ -150,26 +148,23 @@ async fn a_thousand_topics_over_two_connections_survive_a_restart() {
 }
 
 /// Whoever goes while another comes leaves no subscription behind at the server, and takes none.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readers_that_come_and_go_at_once_leave_no_subscription_and_miss_nothing() {
-    let broker = redis().await;
-    let transport = RedisTransport::connect(broker.url()).await.expect("connects");
+pub async fn readers_that_come_and_go_at_once_leave_no_subscription_and_miss_nothing(
+    subject: &dyn Subject,
+) {
+    let transport = connect(subject).await;
     let users = (0..16).map(|user| tokio::spawn(come_and_go(transport.clone(), user)));
     let users = join_all(users.collect::<Vec<_>>());
     for user in in_time("readers to come and go", secs(effort(30, 300)), users).await {
         user.expect("none misses anything");
     }
-    let channels = async || {
-        let channels = admin(&broker, &["PUBSUB", "CHANNELS"]).await;
-        channels.into_array().is_empty()
-    };
-    until("no subscription at the server", secs(2), channels).await;
+    let none = async || subject.subscriptions().await == 0;
+    until("no subscription at the server", secs(2), none).await;
     let mut listener = Listener::on(&transport, &topic("topic.0")).await;
     Writer::new(&transport, &topic("topic.0")).send().await.expect("published");
     listener.numbers([1]).await;
 }
 
-async fn come_and_go(transport: RedisTransport, user: u64) {
+async fn come_and_go(transport: Arc<dyn Transport>, user: u64) {
     let mut state = user + 1;
     for _ in 0..effort(300, 10_000) {
         // Knuth's MMIX generator: which topic, and what is done with it, differs from user to user.

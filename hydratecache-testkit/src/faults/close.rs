@@ -1,25 +1,25 @@
 //! Closing while everything else goes on, and publishing as soon as one may.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, join, join_all};
 use futures::{FutureExt, StreamExt};
 use hydratecache::{Error, ErrorKind, Transport};
-use hydratecache_redis::RedisTransport;
 use tokio::runtime::Handle;
 
-use crate::support::{
-    Listener, Writer, clients, effort, in_time, millis, redis, secs, topic, until,
-};
+use super::Subject;
+use super::support::{Listener, Writer, connect, effort, in_time, millis, secs, topic, until};
 
 const LIMIT: Duration = secs(2);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_close_amid_calls_is_quick_and_leaves_no_task_and_no_connection() {
-    let broker = redis().await;
+/// Fault 20: closes while everybody publishes, subscribes and asks for fences.
+pub async fn a_close_amid_calls_is_quick_and_leaves_no_task_and_no_connection(
+    subject: &dyn Subject,
+) {
     let tasks = Handle::current().metrics().num_alive_tasks();
     for round in 0..effort(300, 10_000) {
-        let transport = RedisTransport::connect(broker.url()).await.expect("connects");
+        let transport = connect(subject).await;
         let mut stream = Listener::on(&transport, &topic("steady")).await.into_inner();
         let calls: Vec<_> = (0..3).flat_map(|_| every_call(&transport)).map(tokio::spawn).collect();
         for _ in 0..round % 8 {
@@ -32,7 +32,7 @@ async fn a_close_amid_calls_is_quick_and_leaves_no_task_and_no_connection() {
         let ending = async { while stream.next().await.is_some() {} };
         in_time("the end of the stream", LIMIT, ending).await;
         if round % 50 == 49 {
-            let none = async || clients(&broker).await.is_empty();
+            let none = async || subject.connections().await == 0;
             until("no connection at the server", LIMIT, none).await;
         }
     }
@@ -41,8 +41,8 @@ async fn a_close_amid_calls_is_quick_and_leaves_no_task_and_no_connection() {
 }
 
 /// Calls until it is closed.
-fn every_call(transport: &RedisTransport) -> [BoxFuture<'static, ()>; 3] {
-    let [one, two, three] = [transport, transport, transport].map(Clone::clone);
+fn every_call(transport: &Arc<dyn Transport>) -> [BoxFuture<'static, ()>; 3] {
+    let [one, two, three] = [transport, transport, transport].map(Arc::clone);
     [
         async move {
             let mut writer = Writer::new(&one, &topic("steady"));
@@ -62,11 +62,11 @@ fn is_open<T>(answer: Result<T, Error>) -> bool {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_close_of_a_frozen_server_ends_the_calls_under_way() {
-    let broker = redis().await;
+/// Fault 20: closes while the server does not answer.
+pub async fn a_close_of_a_frozen_server_ends_the_calls_under_way(subject: &dyn Subject) {
+    let broker = subject.broker();
     let tasks = Handle::current().metrics().num_alive_tasks();
-    let transport = RedisTransport::connect(broker.url()).await.expect("connects");
+    let transport = connect(subject).await;
     let stream = Listener::on(&transport, &topic("steady")).await.into_inner();
     broker.pause().await.expect("paused");
     let calls: Vec<_> = every_call(&transport).map(tokio::spawn).into();
@@ -83,17 +83,17 @@ async fn a_close_of_a_frozen_server_ends_the_calls_under_way() {
     let gone = async || Handle::current().metrics().num_alive_tasks() <= tasks;
     until("no task left", LIMIT, gone).await;
     broker.resume().await.expect("resumed");
-    let none = async || clients(&broker).await.is_empty();
+    let none = async || subject.connections().await == 0;
     until("no connection at the server", LIMIT, none).await;
     let error = forgotten.await.expect_err("it was closed meanwhile");
     assert_eq!(error.kind(), ErrorKind::UnknownOutcome, "{error}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_close_amid_an_outage_ends_the_calls_that_wait_for_its_end() {
-    let broker = redis().await;
+/// Fault 20: closes while there is no server.
+pub async fn a_close_amid_an_outage_ends_the_calls_that_wait_for_its_end(subject: &dyn Subject) {
+    let broker = subject.broker();
     let tasks = Handle::current().metrics().num_alive_tasks();
-    let transport = RedisTransport::connect(broker.url()).await.expect("connects");
+    let transport = connect(subject).await;
     let mut listener = Listener::on(&transport, &topic("steady")).await;
     broker.kill9().await.expect("killed");
     listener.disrupted(secs(1)).await;
@@ -112,13 +112,12 @@ async fn a_close_amid_an_outage_ends_the_calls_that_wait_for_its_end() {
     until("no task left", LIMIT, gone).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_published_before_a_close_is_answered_by_the_server() {
-    let broker = redis().await;
-    let other = RedisTransport::connect(broker.url()).await.expect("connects");
+/// Fault 20: closes right after a publish began.
+pub async fn what_was_published_before_a_close_is_answered_by_the_server(subject: &dyn Subject) {
+    let other = connect(subject).await;
     let topic = topic("users");
     for _ in 0..effort(50, 1000) {
-        let transport = RedisTransport::connect(broker.url()).await.expect("connects");
+        let transport = connect(subject).await;
         let mut listener = Listener::on(&other, &topic).await;
         let mut writer = Writer::new(&transport, &topic);
         // Polled in this order.
@@ -129,11 +128,10 @@ async fn what_was_published_before_a_close_is_answered_by_the_server() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_published_as_soon_as_subscribe_returns_is_delivered() {
-    let broker = redis().await;
-    let reader = RedisTransport::connect(broker.url()).await.expect("connects");
-    let publisher = RedisTransport::connect(broker.url()).await.expect("connects");
+/// Fault 20: publishes as soon as a subscription is returned.
+pub async fn a_message_published_as_soon_as_subscribe_returns_is_delivered(subject: &dyn Subject) {
+    let reader = connect(subject).await;
+    let publisher = connect(subject).await;
     let rounds = effort(2000, 100_000) / 4;
     let users = (0..4).map(|user| {
         let (reader, publisher) = (reader.clone(), publisher.clone());

@@ -2,23 +2,25 @@
 
 use std::time::{Duration, SystemTime};
 
-use fred::prelude::{Builder, Client, ClientLike, PubsubInterface};
-use fred::types::config::Config;
+use crate::proxy::FaultProxy;
 use futures::StreamExt;
 use hydratecache::cache::{Hydration, Replica};
 use hydratecache::{Channel, ErrorKind, Event, Key, Message, RejectionReason, Signal, Ttl, wire};
-use hydratecache_redis::{RedisConfig, RedisTransport};
-use hydratecache_testkit::broker::Broker;
-use hydratecache_testkit::proxy::FaultProxy;
 
-use crate::support::{Listener, Writer, admin, fence, in_time, millis, redis, secs, topic, until};
+use super::support::{
+    Listener, Writer, connect, connect_via, connect_with, fence, in_time, millis, proxy, secs,
+    topic, until,
+};
+use super::{Setup, Subject};
 
-#[tokio::test]
-async fn a_payload_at_the_limit_is_delivered_and_one_over_is_not_even_sent() {
-    let broker = redis().await;
-    for limit in [100, 4 << 20] {
-        let config = RedisConfig::from_url(broker.url()).expect("legal");
-        let transport = config.with_max_payload_bytes(limit).connect().await.expect("connects");
+/// Fault 16: payloads at the limit and beyond.
+pub async fn a_payload_at_the_limit_is_delivered_and_one_over_is_not_even_sent(
+    subject: &dyn Subject,
+) {
+    for limit in subject.payload_limits() {
+        let setup = Setup { max_payload_bytes: Some(limit), ..Setup::default() };
+        let transport = connect_with(subject, setup).await;
+        assert_eq!(transport.limits().max_payload_bytes, limit);
         let mut listener = Listener::on(&transport, &topic("users")).await;
         let mut writer = Writer::new(&transport, &topic("users"));
         writer.send_batch(1, limit).await.expect("at the limit");
@@ -30,25 +32,15 @@ async fn a_payload_at_the_limit_is_delivered_and_one_over_is_not_even_sent() {
     }
 }
 
-/// Somebody who publishes without this crate.
-async fn stranger(broker: &Broker) -> Client {
-    let config = Config::from_url(broker.url()).expect("legal");
-    let client = Builder::from_config(config).build().expect("builds");
-    client.init().await.expect("connects");
-    client
-}
-
-#[tokio::test]
-async fn whatever_arrives_broken_is_rejected_and_the_stream_goes_on() {
-    let broker = redis().await;
-    let config =
-        RedisConfig::from_url(broker.url()).expect("legal").with_max_payload_bytes(1 << 20);
-    let transport = config.connect().await.expect("connects");
-    let mut listener = Listener::on(&transport, &topic("users")).await;
-    let mut writer = Writer::new(&transport, &topic("users"));
-    let stranger = stranger(&broker).await;
+/// Fault 16: what nobody can decode.
+pub async fn whatever_arrives_broken_is_rejected_and_the_stream_goes_on(subject: &dyn Subject) {
+    let setup = Setup { max_payload_bytes: Some(TOO_LARGE / 4), ..Setup::default() };
+    let transport = connect_with(subject, setup).await;
+    let topic = topic("users");
+    let mut listener = Listener::on(&transport, &topic).await;
+    let mut writer = Writer::new(&transport, &topic);
     for (what, body) in broken() {
-        stranger.publish::<(), _, _>("users", body.as_slice()).await.expect("Redis takes anything");
+        subject.inject(&topic, vec![body.into()]).await;
         let rejected = listener.next(format!("the rejection, {what}"), secs(2)).await;
         let Signal::Rejected(rejection) = rejected else { panic!("{what}: {rejected:?}") };
         if what == "too large" {
@@ -60,8 +52,10 @@ async fn whatever_arrives_broken_is_rejected_and_the_stream_goes_on() {
         let sent = writer.send().await.expect("published");
         listener.numbers([sent]).await;
     }
-    stranger.quit().await.expect("ends");
 }
+
+/// What no broker refuses, in bytes.
+const TOO_LARGE: usize = 800_000;
 
 /// Bodies that no subscriber can use.
 fn broken() -> Vec<(&'static str, Vec<u8>)> {
@@ -86,14 +80,13 @@ fn broken() -> Vec<(&'static str, Vec<u8>)> {
         ("depth 100,000, indefinite", unknown_field(&vec![0x9f; 100_000])),
         ("length 2^63", unknown_field(&[&[0x5b, 0x80][..], &[0; 7]].concat())),
         ("a map of 2^63 pairs", [&[0xbb, 0x80][..], &[0; 7]].concat()),
-        ("too large", vec![0xa1; 3 << 20]),
+        ("too large", vec![0xa1; TOO_LARGE]),
     ]
 }
 
-#[tokio::test]
-async fn a_topic_gets_the_same_answer_from_publish_and_subscribe() {
-    let broker = redis().await;
-    let transport = RedisTransport::connect(broker.url()).await.expect("connects");
+/// Fault 17: illegal topics, and legal ones that mean something to a broker.
+pub async fn a_topic_gets_the_same_answer_from_publish_and_subscribe(subject: &dyn Subject) {
+    let transport = connect(subject).await;
     let (long, longest, too_long) = ("x".repeat(64), "x".repeat(200), "x".repeat(300));
     let illegal = [
         "",
@@ -130,6 +123,8 @@ async fn a_topic_gets_the_same_answer_from_publish_and_subscribe() {
         "__redis__",
         "__sentinel__:hello",
         "__keyspace",
+        "_INBOX.a",
+        "_INBOX",
         &long,
         &longest,
     ];
@@ -153,7 +148,6 @@ const HOUR: Duration = secs(3600);
 
 /// A replica, and a channel that writes to it.
 struct Replicated {
-    _broker: Broker,
     proxy: FaultProxy,
     writes: Channel<u32>,
     replica: Replica<u32>,
@@ -161,17 +155,15 @@ struct Replicated {
 }
 
 impl Replicated {
-    async fn new() -> Self {
-        let broker = redis().await;
-        let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
-        let away = RedisTransport::connect(broker.url()).await.expect("connects");
-        let reader = RedisTransport::connect(&format!("redis://{}", proxy.addr())).await;
-        let reader = reader.expect("connects through the proxy");
+    async fn new(subject: &dyn Subject) -> Self {
+        let proxy = proxy(subject);
+        let away = connect(subject).await;
+        let reader = connect_via(subject, &proxy).await;
         let writes = Channel::new(away, "users").expect("legal");
         let here = Channel::<u32>::new(reader, "users").expect("legal");
         let replica = Replica::new();
         let hydration = here.hydrate(replica.clone()).await.expect("subscribes");
-        Self { _broker: broker, proxy, writes, replica, hydration }
+        Self { proxy, writes, replica, hydration }
     }
 
     async fn put(&self, key: &str, value: u32, start: SystemTime, duration: Duration) {
@@ -188,9 +180,9 @@ impl Replicated {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_senders_clock_that_is_ahead_lengthens_no_life_and_is_counted() {
-    let replicated = Replicated::new().await;
+/// Fault 19: a sender's clock that is an hour ahead.
+pub async fn a_senders_clock_that_is_ahead_lengthens_no_life_and_is_counted(subject: &dyn Subject) {
+    let replicated = Replicated::new(subject).await;
     let ahead = SystemTime::now() + HOUR;
     replicated.put("short", 1, ahead, millis(500)).await;
     replicated.put("long", 2, ahead, HOUR).await;
@@ -202,9 +194,11 @@ async fn a_senders_clock_that_is_ahead_lengthens_no_life_and_is_counted() {
     assert_eq!(replicated.value("long"), Some(2));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_senders_clock_that_is_behind_shortens_lives_and_never_inserts_the_dead() {
-    let replicated = Replicated::new().await;
+/// Fault 19: a sender's clock that is an hour behind.
+pub async fn a_senders_clock_that_is_behind_shortens_lives_and_never_inserts_the_dead(
+    subject: &dyn Subject,
+) {
+    let replicated = Replicated::new(subject).await;
     let behind = SystemTime::now() - HOUR;
     replicated.writes.publish("resident", &1).await.expect("published");
     replicated.caught_up().await;
@@ -219,9 +213,9 @@ async fn a_senders_clock_that_is_behind_shortens_lives_and_never_inserts_the_dea
     assert_eq!((stats.expired_in_flight, stats.from_the_future), (2, 0));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_life_that_ends_on_the_way_invalidates_and_is_never_inserted() {
-    let replicated = Replicated::new().await;
+/// Fault 19: a TTL that ends before the message arrives.
+pub async fn a_life_that_ends_on_the_way_invalidates_and_is_never_inserted(subject: &dyn Subject) {
+    let replicated = Replicated::new(subject).await;
     replicated.writes.publish("resident", &1).await.expect("published");
     replicated.caught_up().await;
     replicated.proxy.delay(millis(400), millis(0));
@@ -240,15 +234,13 @@ async fn a_life_that_ends_on_the_way_invalidates_and_is_never_inserted() {
 }
 
 /// Many bad bodies cost no more than as many good ones.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_garbage_hides_no_message() {
-    let broker = redis().await;
-    let transport = RedisTransport::connect(broker.url()).await.expect("connects");
-    let mut listener = Listener::on(&transport, &topic("users")).await;
-    let mut writer = Writer::new(&transport, &topic("users"));
-    let script = "for i = 1, 500 do redis.call('publish', 'users', 'garbage') end";
+pub async fn a_flood_of_garbage_hides_no_message(subject: &dyn Subject) {
+    let transport = connect(subject).await;
+    let topic = topic("users");
+    let mut listener = Listener::on(&transport, &topic).await;
+    let mut writer = Writer::new(&transport, &topic);
     for round in 1..=20 {
-        admin(&broker, &["EVAL", script, "0"]).await;
+        subject.inject(&topic, vec!["garbage".into(); 500]).await;
         writer.send().await.expect("published");
         let fence = fence(&transport).await;
         let signals = listener.before(fence).await;

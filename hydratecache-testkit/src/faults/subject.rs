@@ -1,0 +1,105 @@
+//! What the suite of faults asks of a transport's author.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use hydratecache::{Result, Topic, Transport};
+
+use crate::broker::Broker;
+use crate::proxy::{Direction, FaultProxy, Needle};
+
+/// A transport under test, with a broker that no other test disturbs.
+///
+/// What cannot be done is the test's end: a method panics and says why.
+pub trait Subject: Send + Sync {
+    /// The broker, which the suite kills, pauses and restarts.
+    fn broker(&self) -> &Broker;
+
+    /// A transport as another process would have, to the broker, or to what is at `addr`
+    /// (`host:port`) on the way to it.
+    fn connect<'a>(
+        &'a self,
+        addr: &'a str,
+        setup: Setup,
+    ) -> BoxFuture<'a, Result<Arc<dyn Transport>>>;
+
+    /// How many connections one transport has.
+    fn connections_of_one(&self) -> usize;
+
+    /// How many connections of transports the broker counts.
+    fn connections(&self) -> BoxFuture<'_, usize>;
+
+    /// How many subscriptions of topics the broker counts, over all transports.
+    fn subscriptions(&self) -> BoxFuture<'_, usize>;
+
+    /// Publishes `bodies` in order, each exactly as it is (or as its text form, where the broker
+    /// carries text only), as somebody would who knows nothing of envelopes.
+    fn inject<'a>(&'a self, topic: &'a Topic, bodies: Vec<Bytes>) -> BoxFuture<'a, ()>;
+
+    /// Lets the broker hang up on every transport's connection of this kind.
+    fn kill(&self, connection: Connection) -> BoxFuture<'_, ()>;
+
+    /// Where to cut a link while a subscription to topic `users` is proven, each of a moment of
+    /// its own.
+    fn cuts_of_a_subscription(&self) -> Vec<Cut>;
+
+    /// Where to cut a link so that a subscription to topic `users` is never proven.
+    fn cut_of_every_proof(&self) -> Cut;
+
+    /// Where to cut a link while a message is published to topic `users`, and whether it arrives
+    /// nevertheless.
+    fn cuts_of_a_publish(&self) -> Vec<(Cut, bool)>;
+
+    /// Payload limits to try, in bytes.
+    fn payload_limits(&self) -> Vec<usize>;
+}
+
+/// Settings that a test asks for; the transport's defaults where it does not.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Setup {
+    /// How long a publish may take.
+    pub publish_limit: Option<Duration>,
+    /// How long a subscription's proof may take.
+    pub subscribe_limit: Option<Duration>,
+    /// How often a sign of life is asked for, and how long the answer may take.
+    pub liveness: Option<(Duration, Duration)>,
+    /// How much may wait for one reader, in bytes.
+    pub queue_bytes: Option<usize>,
+    /// The largest payload, in bytes.
+    pub max_payload_bytes: Option<usize>,
+}
+
+/// A connection of a transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connection {
+    /// The one that subscribes.
+    Subscribing,
+    /// The one that publishes.
+    Publishing,
+}
+
+/// A moment at which a proxy cuts a link.
+#[derive(Debug, Clone)]
+pub struct Cut {
+    /// When this passes by.
+    pub needle: &'static str,
+    /// Which way.
+    pub direction: Direction,
+    /// Whether it still arrives.
+    pub fate: Needle,
+}
+
+impl Cut {
+    /// The moment at which `needle` passes by in `direction`.
+    #[must_use]
+    pub const fn at(needle: &'static str, direction: Direction, fate: Needle) -> Self {
+        Self { needle, direction, fate }
+    }
+
+    /// Lets `proxy` cut at that moment.
+    pub(super) fn arm(&self, proxy: &FaultProxy) {
+        proxy.cut_when_seen(self.needle.as_bytes(), self.direction, self.fate);
+    }
+}
