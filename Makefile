@@ -2,7 +2,7 @@
 
 TRANSPORT ?= memory
 SERVICES := scripts/services.sh
-# In-process the demo builds no C code, so the Redis client and its TLS stay out.
+# In-process the demo builds no C code, so the brokers' clients and their TLS stay out.
 DEMO_FEATURES := $(if $(filter memory,$(TRANSPORT)),--no-default-features,)
 
 .DEFAULT_GOAL := help
@@ -11,11 +11,11 @@ DEMO_FEATURES := $(if $(filter memory,$(TRANSPORT)),--no-default-features,)
 help: ## Lists these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
 
-demo: ## Shows a fleet converge (TRANSPORT=memory or redis)
+demo: ## Shows a fleet converge (TRANSPORT=memory, redis or nats)
 	cargo run --quiet --release -p hydratecache-cli $(DEMO_FEATURES) -- demo --transport $(TRANSPORT)
 
 test: ## Starts what it needs and runs every test
-	$(SERVICES) install redis postgres
+	$(SERVICES) install redis nats postgres
 	scripts/tools.sh psql:postgresql-client pgbouncer:pgbouncer
 	cargo test --workspace --all-features
 	scripts/golden/check.sh

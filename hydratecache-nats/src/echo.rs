@@ -65,14 +65,13 @@ impl Life {
     pub(crate) fn begin_echo(&self) -> Result<Echo> {
         let seen = self.events().log().seen;
         let mut lines = self.lines();
-        let index = match lines.free.pop() {
-            Some(index) => index,
-            None => {
-                let subject = self.new_subject();
-                let subscriber = self.taken(self.client().subscribe(subject.clone()))?;
-                lines.lines.push(Line { subject, subscriber, sent: 0 });
-                lines.lines.len() - 1
-            }
+        let index = if let Some(index) = lines.free.pop() {
+            index
+        } else {
+            let subject = self.new_subject();
+            let subscriber = self.taken(self.client().subscribe(subject.clone()))?;
+            lines.lines.push(Line { subject, subscriber, sent: 0 });
+            lines.lines.len() - 1
         };
         let line = &mut lines.lines[index];
         line.sent += 1;
@@ -136,10 +135,10 @@ impl Echo {
             return Poll::Ready(Err(lost(&self.address, "it was closed")));
         };
         let mut lines = life.lines();
-        let line = &mut lines.lines[self.line];
+        let echoes = &mut lines.lines[self.line].subscriber;
         loop {
             // Older ones are of those who gave up.
-            let next = std::pin::pin!(unconstrained(line.subscriber.next())).poll(cx);
+            let next = std::pin::pin!(unconstrained(echoes.next())).poll(cx);
             match futures::ready!(next) {
                 None => return Poll::Ready(Err(life.lost("its client has ended"))),
                 Some(echo) if echo.payload[..] == self.number.to_be_bytes() => break,

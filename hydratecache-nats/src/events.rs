@@ -76,16 +76,16 @@ impl NatsEvents {
 
     /// Sends a mark with `send`, in the order of its number, which is returned.
     pub(crate) fn send_mark<E>(&self, send: impl FnOnce() -> Result<(), E>) -> Result<u64, E> {
-        let mut sent = Ok(0);
+        let mut number = Ok(0);
         self.0.send_if_modified(|log| {
-            sent = send().map(|()| {
+            number = send().map(|()| {
                 log.marks_sent += 1;
                 log.marks_sent
             });
             // Nobody waits for one to be sent.
             false
         });
-        sent
+        number
     }
 
     pub(crate) fn log(&self) -> watch::Ref<'_, Log> {

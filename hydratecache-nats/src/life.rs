@@ -103,7 +103,8 @@ async fn connect(origin: &Origin, config: &NatsConfig, name: &str) -> Result<Lif
         .subscription_capacity(QUEUE)
         .client_capacity(COMMANDS)
         .ping_interval(config.limits().ping_interval);
-    match options.connect(servers).await {
+    // Its future is large.
+    match Box::pin(options.connect(servers)).await {
         Ok(client) => Ok(Life::of(client, events, 0, origin)),
         Err(error) => Err(not_connected(&config.address, &error)),
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, try_join_all};
-use hydratecache::link::{self, Publisher, Publishing, Sender};
-use hydratecache::{Error, Message, Result, Topic};
+use hydratecache::link::{self, End, Publisher, Publishing, Sender};
+use hydratecache::{Message, Result, Topic};
 use tokio_postgres::{Client, Statement};
 
 use crate::channel_name::channel_name;
@@ -117,10 +117,10 @@ impl Publishing for PublishingConnection {
         self.sender.clone()
     }
 
-    async fn ended(&mut self) -> Error {
+    async fn ended(&mut self) -> End {
         loop {
             if let Err(why) = self.connection.notification().await {
-                return why;
+                return End::Lost(why);
             }
         }
     }

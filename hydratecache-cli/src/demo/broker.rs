@@ -42,8 +42,10 @@ pub(super) struct Broker {
     /// Its name in `scripts/services.sh`.
     service: &'static str,
     /// Connects to the one at a URL.
-    connect: for<'a> fn(&'a str) -> BoxFuture<'a, hydratecache::Result<Arc<dyn Transport>>>,
+    connect: for<'a> fn(&'a str) -> Connecting<'a>,
 }
+
+type Connecting<'a> = BoxFuture<'a, hydratecache::Result<Arc<dyn Transport>>>;
 
 /// One replica of the demo in a process of its own.
 #[derive(Debug, clap::Args)]

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use async_nats::client::RequestErrorKind;
 use async_nats::{Client, ConnectOptions};
 use hydratecache_testkit::broker::{Broker, BrokerBuilder, Kind};
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ pub(crate) fn nats() -> BrokerBuilder {
 /// A server of its own with these users besides the administrator and `anyone`.
 pub(crate) fn with_users(users: &str) -> BrokerBuilder {
     let accounts = format!(
-        r#"accounts {{ SYS: {{ users: [{{user: admin, password: admin}}] }}, APP: {{ users: [{{user: anyone, password: anyone}}, {users}] }} }}"#
+        r"accounts {{ SYS: {{ users: [{{user: admin, password: admin}}] }}, APP: {{ users: [{{user: anyone, password: anyone}}, {users} ] }} }}"
     );
     Broker::builder(Kind::Nats)
         .with_setting(accounts)
@@ -55,18 +56,31 @@ async fn admin(broker: &Broker) -> Client {
 
 /// The server's client connections but the administrator's, as it lists them.
 pub(crate) async fn connections(broker: &Broker) -> Vec<Value> {
-    let admin = ConnectOptions::with_user_and_password("admin".to_owned(), "admin".to_owned())
-        .connect(broker.url())
-        .await
-        .expect("connects");
+    let server = server_id(broker).await;
+    connections_at(broker, &server).await.expect("an answer")
+}
+
+/// The name by which the servers of a cluster know this one.
+pub(crate) async fn server_id(broker: &Broker) -> String {
+    admin(broker).await.server_info().server_id
+}
+
+/// The client connections of a server of the cluster that `via` belongs to; `None`, if it is gone.
+pub(crate) async fn connections_at(via: &Broker, server: &str) -> Option<Vec<Value>> {
+    let admin = admin(via).await;
     let asked = json!({ "auth": true, "subscriptions": true, "limit": 100_000 });
-    let request = admin.request("$SYS.REQ.SERVER.PING.CONNZ", asked.to_string().into());
-    let reply = tokio::time::timeout(Duration::from_secs(5), request).await;
-    let reply = reply.expect("an answer in time").expect("an answer");
-    let reply: Value = serde_json::from_slice(&reply.payload).expect("JSON");
+    let request =
+        admin.request(format!("$SYS.REQ.SERVER.{server}.CONNZ"), asked.to_string().into());
+    let reply = tokio::time::timeout(Duration::from_secs(2), request).await;
+    let reply: Value = match reply {
+        Ok(Ok(reply)) => serde_json::from_slice(&reply.payload).expect("JSON"),
+        Ok(Err(error)) if error.kind() != RequestErrorKind::NoResponders => panic!("{error}"),
+        // It went while it was asked.
+        _ => return None,
+    };
     let connections = reply["data"]["connections"].as_array().cloned().unwrap_or_default();
     let of_users = connections.into_iter().filter(|it| it["authorized_user"] != "admin");
-    of_users.collect()
+    Some(of_users.collect())
 }
 
 /// How many connections of `user` the server has.

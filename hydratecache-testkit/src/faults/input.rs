@@ -128,16 +128,17 @@ pub async fn a_topic_gets_the_same_answer_from_publish_and_subscribe(subject: &d
         &long,
         &longest,
     ];
-    let mut listening = Vec::new();
+    let (mut channels, mut listening) = (Vec::new(), Vec::new());
     for name in legal {
         let channel = Channel::<u32>::new(transport.clone(), name).expect(name);
-        let updates = channel.subscribe().await.unwrap_or_else(|error| panic!("{name}: {error}"));
-        listening.push((channel, updates));
+        let updates = channel.subscribe().await;
+        listening.push(updates.unwrap_or_else(|error| panic!("{name}: {error}")));
+        channels.push(channel);
     }
-    for (number, (channel, _)) in (0..).zip(&listening) {
+    for (number, channel) in (0..).zip(&channels) {
         channel.publish("key", &number).await.expect("published");
     }
-    for (number, (channel, updates)) in (0_u32..).zip(&mut listening) {
+    for ((number, channel), updates) in (0_u32..).zip(&channels).zip(&mut listening) {
         let event = in_time(channel.topic(), secs(2), updates.next()).await;
         let Some(Event::Update(update)) = event else { panic!("{}: {event:?}", channel.topic()) };
         assert_eq!(update.value(), Some(&number), "{}", channel.topic());

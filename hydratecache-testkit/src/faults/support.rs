@@ -229,6 +229,7 @@ pub async fn fence(transport: &Arc<dyn Transport>) -> Fence {
 }
 
 /// A topic of this name.
+#[must_use]
 pub fn topic(name: &str) -> Topic {
     Topic::new(name).expect("legal")
 }
@@ -257,6 +258,7 @@ pub fn is_alone(module: &str, test: &str) -> bool {
 }
 
 /// What this process holds in memory, in bytes.
+#[must_use]
 pub fn resident_bytes() -> usize {
     // Linux has pages of 4 KiB wherever these tests run; larger ones would only be more tolerant.
     const PAGE: usize = 4096;

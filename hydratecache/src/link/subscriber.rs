@@ -23,10 +23,7 @@ use crate::wire::{self, Rejection, RejectionReason};
 use crate::{Error, ErrorKind, Fence, Kind, Message, Result, Subscription, Topic};
 use probes::Probes;
 use routes::Routes;
-use session::{Asking, Echo, Handover, Outcome, Session};
-
-/// How often a topic that was denied after a reconnect is tried again.
-const DENIED_PAUSE: Duration = Duration::from_secs(5);
+use session::{Asking, DENIED_PAUSE, Echo, Handover, Outcome, Session};
 
 /// How long an old connection is kept beside the one that takes its place, so that every server of
 /// a cluster has heard of the new one's subscriptions.
@@ -425,7 +422,7 @@ where
             let Some(fanout) = self.routes.fanout(&topic) else { continue };
             match proof {
                 Ok(()) => session.revive(&topic, fanout),
-                Err(why) => self.revoked(&topic, fanout, &why, session),
+                Err(why) => session.revoke(&topic, fanout, &why),
             }
         }
     }
@@ -462,7 +459,7 @@ where
         let (name, arrival) = match incoming {
             Incoming::Revoked { name, why } => {
                 if let Some((topic, fanout)) = self.routes.named(&name) {
-                    self.revoked(topic, fanout, &why, session);
+                    session.revoke(topic, fanout, &why);
                 }
                 return;
             }
@@ -489,19 +486,6 @@ where
             session.revive(topic, fanout);
             fanout.arrived([arrival]);
         }
-    }
-
-    /// A topic that was proven is refused.
-    fn revoked(
-        &self,
-        topic: &Topic,
-        fanout: &Fanout,
-        why: &Error,
-        session: &mut Session<C::Connection>,
-    ) {
-        fanout.disrupted(why);
-        session.unproven.insert(topic.clone());
-        session.retry_at.get_or_insert(Instant::now() + DENIED_PAUSE);
     }
 
     /// What a body is; nothing, if it is a probe of ours.

@@ -10,6 +10,9 @@ use tokio::time::Instant;
 use crate::fanout::Fanout;
 use crate::{Error, Fence, Gap, Result, Subscription, Topic};
 
+/// How often a topic that was denied after a reconnect is tried again.
+pub(super) const DENIED_PAUSE: Duration = Duration::from_secs(5);
+
 /// Who waits for a subscription.
 pub(super) type Asking = (Topic, oneshot::Sender<Result<Subscription>>);
 
@@ -112,6 +115,13 @@ impl<C> Session<C> {
                 fanout.fenced(fence);
             }
         }
+    }
+
+    /// A topic that was proven is refused.
+    pub(super) fn revoke(&mut self, topic: &Topic, fanout: &Fanout, why: &Error) {
+        fanout.disrupted(why);
+        self.unproven.insert(topic.clone());
+        self.retry_at.get_or_insert(Instant::now() + DENIED_PAUSE);
     }
 
     pub(super) fn fail_fences(&mut self, why: &Error) {
