@@ -233,7 +233,8 @@ impl NatsConfig {
         (self.server_limit, self.discovered) = <_>::default();
         self.options = self.options.tls_client_config(self.trust.client()?);
         let name = "hydratecache subscriber";
-        NatsTransport::open(Origin::Own { config: self.clone(), name }, self).await
+        // Its future is large.
+        Box::pin(NatsTransport::open(Origin::Own { config: self.clone(), name }, self)).await
     }
 
     pub(crate) fn options(&self) -> ConnectOptions {

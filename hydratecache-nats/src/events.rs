@@ -27,7 +27,10 @@ const MOST_REFUSALS: usize = 4096;
 /// let events = NatsEvents::new();
 /// let heard = events.clone();
 /// let client = async_nats::ConnectOptions::new()
-///     .event_callback(move |event| std::future::ready(heard.tell(&event)))
+///     .event_callback(move |event| {
+///         heard.tell(&event);
+///         std::future::ready(())
+///     })
 ///     .connect("nats://localhost:4222")
 ///     .await?;
 /// let transport = NatsTransport::from_client(client, events).await?;

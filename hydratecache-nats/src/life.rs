@@ -103,8 +103,7 @@ async fn connect(origin: &Origin, config: &NatsConfig, name: &str) -> Result<Lif
         .subscription_capacity(QUEUE)
         .client_capacity(COMMANDS)
         .ping_interval(config.limits().ping_interval);
-    // Its future is large.
-    match Box::pin(options.connect(servers)).await {
+    match options.connect(servers).await {
         Ok(client) => Ok(Life::of(client, events, 0, origin)),
         Err(error) => Err(not_connected(&config.address, &error)),
     }

@@ -53,7 +53,8 @@ impl NatsTransport {
     pub async fn from_client(client: Client, events: NatsEvents) -> Result<Self> {
         let config = NatsConfig::of_client(&client);
         let origin = Origin::Borrowed { client, events, config: config.clone() };
-        Self::open(origin, config).await
+        // Its future is large.
+        Box::pin(Self::open(origin, config)).await
     }
 
     pub(crate) async fn open(origin: Origin, config: NatsConfig) -> Result<Self> {

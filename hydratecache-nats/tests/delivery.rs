@@ -41,7 +41,10 @@ async fn over_a_client(broker: &Broker) -> (async_nats::Client, NatsTransport) {
     let events = NatsEvents::new();
     let heard = events.clone();
     let client = ConnectOptions::new()
-        .event_callback(move |event| ready(heard.tell(&event)))
+        .event_callback(move |event| {
+            heard.tell(&event);
+            ready(())
+        })
         .reconnect_delay_callback(|_| millis(50))
         .connect(broker.url())
         .await
