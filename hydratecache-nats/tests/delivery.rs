@@ -88,6 +88,7 @@ async fn a_callers_client_whose_server_is_killed_goes_on_after_a_gap_and_hoards_
         listener.live_then_gap(secs(2)).await;
         let sent = in_time("a publish", secs(2), writer.send()).await.expect("published");
         // Had the failed one waited in the client, it would come now.
+        listener.lost(1).await;
         listener.numbers([sent]).await;
     }
 }

@@ -28,11 +28,11 @@ async fn cluster() -> Vec<Broker> {
         let cluster =
             format!("cluster {{ name: c, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}");
         let settings = with_users("").with_setting(cluster);
-        // The shortest that it takes: 30 s to send everybody away, after a second's grace.
+        // The shortest that it takes; clients have five seconds to go by themselves.
         start(
             settings
                 .with_setting("lame_duck_duration: 30s")
-                .with_setting("lame_duck_grace_period: 1s"),
+                .with_setting("lame_duck_grace_period: 5s"),
         )
     }))
     .await
