@@ -132,6 +132,13 @@ async fn redis_carries_what_another_language_writes_and_reads() {
 }
 
 #[tokio::test]
+async fn nats_carries_what_another_language_writes_and_reads() {
+    let broker = Broker::start(Kind::Nats).await.expect("a NATS of its own");
+    let transport = hydratecache_nats::NatsTransport::connect(broker.url()).await;
+    both_ways("nats", broker.url(), "users", transport.expect("connects")).await;
+}
+
+#[tokio::test]
 async fn postgres_carries_what_another_language_writes_and_reads() {
     let broker = Broker::start(Kind::Postgres).await.expect("a PostgreSQL of its own");
     let connect = || hydratecache_postgres::PostgresTransport::connect(broker.url());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use hydratecache::Transport;
 use hydratecache::memory::{MemoryBroker, MemoryTransport};
+use hydratecache_nats::NatsTransport;
 use hydratecache_postgres::PostgresTransport;
 use hydratecache_redis::RedisTransport;
 use hydratecache_testkit::broker::{self, Broker};
@@ -54,6 +55,7 @@ impl Arena {
         let broker = match kind {
             Kind::Memory => return Ok(Self::Memory(MemoryBroker::new())),
             Kind::Redis => Broker::start(broker::Kind::Redis).await,
+            Kind::Nats => Broker::start(broker::Kind::Nats).await,
             Kind::Postgres => Broker::start(broker::Kind::Postgres).await,
         };
         Ok(Self::Real { broker: broker.with_context(|| format!("starting {kind}"))?, kind })
@@ -76,6 +78,7 @@ impl Arena {
         let url = through(broker.url(), &proxy)?;
         let transport: Arc<dyn Transport> = match kind {
             Kind::Redis => Arc::new(RedisTransport::connect(&url).await?),
+            Kind::Nats => Arc::new(NatsTransport::connect(&url).await?),
             Kind::Postgres => Arc::new(PostgresTransport::connect(&url).await?),
             Kind::Memory => unreachable!("it has no broker of its own"),
         };

@@ -11,13 +11,15 @@ pub enum Kind {
     Memory,
     /// Redis Pub/Sub.
     Redis,
+    /// NATS.
+    Nats,
     /// `PostgreSQL`'s LISTEN and NOTIFY.
     Postgres,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Memory, Self::Redis, Self::Postgres];
+    pub const ALL: [Self; 4] = [Self::Memory, Self::Redis, Self::Nats, Self::Postgres];
 }
 
 impl fmt::Display for Kind {
@@ -25,6 +27,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Memory => "memory",
             Self::Redis => "redis",
+            Self::Nats => "nats",
             Self::Postgres => "postgres",
         })
     }
