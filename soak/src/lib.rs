@@ -3,7 +3,7 @@
 //! Writers publish to one topic, each over a connection of its own, and note what was acknowledged.
 //! Readers note every signal in the order in which it came. Meanwhile links are cut, reset and
 //! frozen, and the broker is killed, all at times that a seed decides. At the end everything is
-//! healed, every reader waits for a fence, and the [oracle](oracle) compares.
+//! healed, every reader waits for a fence, and the [oracle] compares.
 
 pub mod arena;
 pub mod faults;
