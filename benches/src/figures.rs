@@ -26,9 +26,13 @@ pub struct Group {
 
 /// Every figure.
 pub const GROUPS: &[Group] = &[
-    Group { names: publish::IN_FLIGHT, measure: publish::in_flight },
-    Group { names: publish::SEQUENTIAL, measure: publish::sequential },
-    Group { names: round_trip::NAMES, measure: round_trip::measure },
+    Group { names: publish::redis::IN_FLIGHT, measure: publish::redis::in_flight },
+    Group { names: publish::redis::SEQUENTIAL, measure: publish::redis::sequential },
+    Group { names: publish::nats::NAMES, measure: publish::nats::measure },
+    Group { names: publish::postgres::NAMES, measure: publish::postgres::measure },
+    Group { names: round_trip::redis::NAMES, measure: round_trip::redis::measure },
+    Group { names: round_trip::nats::NAMES, measure: round_trip::nats::measure },
+    Group { names: round_trip::postgres::NAMES, measure: round_trip::postgres::measure },
     Group { names: memory::PRODUCTS, measure: memory::products },
     Group { names: memory::SESSIONS, measure: memory::sessions },
     Group { names: reads::SHARED, measure: reads::shared },

@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 
 use crate::figures;
 use crate::rounds::Plan;
-use crate::server::Server;
+use crate::server::{NATS, POSTGRES, REDIS, Server, Service};
 
 /// Measures hydratecache beside the raw client, one line a figure.
 #[derive(Debug, Parser)]
@@ -26,15 +26,17 @@ pub struct Options {
     pub json: bool,
 }
 
-/// What figures need: how to measure, where to run, and the server.
+/// What figures need: how to measure, where to run, and the servers.
 #[derive(Debug)]
 pub struct Bench {
     /// How often and how long.
     pub plan: Plan,
     /// How long after an outage staleness is counted.
     pub patience: Duration,
-    server: OnceCell<Server>,
-    /// Two workers, for everything that talks to Redis: ours and raw.
+    redis: OnceCell<Server>,
+    nats: OnceCell<Server>,
+    postgres: OnceCell<Server>,
+    /// Two workers, for everything that talks to a server: ours and raw.
     runtime: Runtime,
 }
 
@@ -56,7 +58,9 @@ impl Options {
         Ok(Bench {
             plan: Plan { rounds, round: Duration::from_millis(millis) },
             patience: Duration::from_secs(patience),
-            server: OnceCell::new(),
+            redis: OnceCell::new(),
+            nats: OnceCell::new(),
+            postgres: OnceCell::new(),
             runtime,
         })
     }
@@ -67,12 +71,32 @@ impl Bench {
     ///
     /// # Errors
     /// As [`Server::find`].
-    pub fn server(&self) -> Result<&Server> {
-        if let Some(server) = self.server.get() {
+    pub fn redis(&self) -> Result<&Server> {
+        self.server(&self.redis, REDIS)
+    }
+
+    /// The NATS server, started when it is first needed.
+    ///
+    /// # Errors
+    /// As [`Server::find`].
+    pub fn nats(&self) -> Result<&Server> {
+        self.server(&self.nats, NATS)
+    }
+
+    /// The PostgreSQL server, started when it is first needed.
+    ///
+    /// # Errors
+    /// As [`Server::find`].
+    pub fn postgres(&self) -> Result<&Server> {
+        self.server(&self.postgres, POSTGRES)
+    }
+
+    fn server<'a>(&self, found: &'a OnceCell<Server>, service: Service) -> Result<&'a Server> {
+        if let Some(server) = found.get() {
             return Ok(server);
         }
-        let server = self.runtime.block_on(Server::find())?;
-        Ok(self.server.get_or_init(|| server))
+        let server = self.runtime.block_on(Server::find(service))?;
+        Ok(found.get_or_init(|| server))
     }
 
     /// Runs `work` on a worker, as a service does: the thread outside the runtime pays more for

@@ -1,38 +1,81 @@
-//! The Redis server that a run uses.
+//! The servers that a run uses.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use hydratecache_testkit::broker::{Broker, Kind};
 use url::Url;
 
-/// Names a server to use instead of one of our own.
-pub const URL_VARIABLE: &str = "HYDRATECACHE_REDIS_URL";
+/// What a server runs, and how one is named.
+#[derive(Debug, Clone, Copy)]
+pub struct Service {
+    name: &'static str,
+    kind: Kind,
+    /// Names a server to use instead of one of our own.
+    pub variable: &'static str,
+    /// What its URLs begin with, where there is no TLS.
+    schemes: &'static [&'static str],
+    default_port: u16,
+}
 
-/// A running Redis server.
-#[derive(Debug)]
+/// Redis.
+pub const REDIS: Service = Service {
+    name: "Redis",
+    kind: Kind::Redis,
+    variable: "HYDRATECACHE_REDIS_URL",
+    schemes: &["redis"],
+    default_port: 6379,
+};
+
+/// NATS.
+pub const NATS: Service = Service {
+    name: "NATS",
+    kind: Kind::Nats,
+    variable: "HYDRATECACHE_NATS_URL",
+    schemes: &["nats"],
+    default_port: 4222,
+};
+
+/// PostgreSQL.
+pub const POSTGRES: Service = Service {
+    name: "PostgreSQL",
+    kind: Kind::Postgres,
+    variable: "HYDRATECACHE_POSTGRES_URL",
+    schemes: &["postgres", "postgresql"],
+    default_port: 5432,
+};
+
+/// A running server.
 pub struct Server {
+    service: Service,
     url: Url,
     /// Ours ends with this.
     _own: Option<Broker>,
 }
 
 impl Server {
-    /// The server that [`URL_VARIABLE`] names, or one of our own.
+    /// The server that the service's variable names, or one of our own.
     ///
     /// # Errors
-    /// If it cannot be started, or its URL is not `redis://`.
-    pub async fn find() -> Result<Self> {
-        let (url, own) = if let Ok(url) = std::env::var(URL_VARIABLE) {
+    /// If it cannot be started, or its URL is not one without TLS.
+    pub async fn find(service: Service) -> Result<Self> {
+        let Service { name, kind, variable, schemes, .. } = service;
+        let (url, own) = if let Ok(url) = std::env::var(variable) {
             (url, None)
         } else {
-            let broker = Broker::start(Kind::Redis).await.context("starting a Redis server")?;
+            let starting = Broker::start(kind).await;
+            let broker = starting.with_context(|| format!("starting a {name} server"))?;
             (broker.url().to_owned(), Some(broker))
         };
-        let url = Url::parse(&url).context("the Redis URL is not legal")?;
+        let url = Url::parse(&url).with_context(|| format!("the {name} URL is not legal"))?;
         // A fault proxy has another name than a certificate says.
-        ensure!(url.scheme() == "redis", "the benches need a server without TLS (redis://)");
-        Ok(Self { url, _own: own })
+        ensure!(
+            schemes.contains(&url.scheme()),
+            "the benches need a {name} server without TLS: {variable} begins with {}://",
+            schemes[0]
+        );
+        Ok(Self { service, url, _own: own })
     }
 
     /// Where clients connect.
@@ -45,7 +88,7 @@ impl Server {
     #[must_use]
     pub fn address(&self) -> String {
         let host = self.url.host_str().unwrap_or("127.0.0.1");
-        format!("{host}:{}", self.url.port().unwrap_or(6379))
+        format!("{host}:{}", self.url.port().unwrap_or(self.service.default_port))
     }
 
     /// The URL of the same server behind a proxy.
@@ -54,9 +97,19 @@ impl Server {
     /// If the URL cannot have another host.
     pub fn url_through(&self, proxy: SocketAddr) -> Result<String> {
         let mut url = self.url.clone();
-        url.set_ip_host(proxy.ip())
-            .and_then(|()| url.set_port(Some(proxy.port())))
-            .map_err(|()| anyhow::anyhow!("the Redis URL cannot have another host"))?;
+        url.set_ip_host(proxy.ip()).and_then(|()| url.set_port(Some(proxy.port()))).map_err(
+            |()| anyhow::anyhow!("the {} URL cannot have another host", self.service.name),
+        )?;
         Ok(url.into())
+    }
+}
+
+impl fmt::Debug for Server {
+    /// Without the URL, which may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("service", &self.service.name)
+            .field("address", &self.address())
+            .finish_non_exhaustive()
     }
 }

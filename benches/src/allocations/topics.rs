@@ -6,10 +6,10 @@ use fred::clients::{Client, SubscriberClient};
 use fred::interfaces::{ClientInterface, PubsubInterface};
 use futures::{StreamExt, TryStreamExt, stream};
 use hydratecache::{Channel, Updates};
-use hydratecache_bench::raw;
+use hydratecache_bench::raw::redis as raw;
 use hydratecache_bench::report::{Figure, Goal};
 use hydratecache_bench::rounds::per;
-use hydratecache_bench::server::Server;
+use hydratecache_bench::server::{REDIS, Server};
 use hydratecache_bench::values::Product;
 use hydratecache_redis::RedisTransport;
 
@@ -21,7 +21,7 @@ type Subscribed = (Channel<Product>, Updates<Product>);
 
 pub(super) fn overhead() -> Result<Figure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let server = runtime.block_on(Server::find())?;
+    let server = runtime.block_on(Server::find(REDIS))?;
     let admin = runtime.block_on(raw::client(server.url()))?;
     let before = runtime.block_on(connections(&admin))?;
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::options::Bench;
 use crate::report::Figure;
-use crate::server::URL_VARIABLE;
+use crate::server::REDIS;
 
 pub(super) const NAMES: &[&str] = &[
     "memory_allocations_per_message",
@@ -25,7 +25,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>> {
         "{PROGRAM} is not beside this program; build both: cargo build --release -p hydratecache-bench"
     );
     let mut child = Command::new(program)
-        .env(URL_VARIABLE, bench.server()?.url())
+        .env(REDIS.variable, bench.redis()?.url())
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("starting {PROGRAM}"))?;

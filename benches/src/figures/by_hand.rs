@@ -9,7 +9,7 @@ use moka::future::Cache;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::raw;
+use crate::raw::redis as raw;
 use crate::values::Product;
 
 /// A cache that is kept warm by hand.

@@ -40,7 +40,7 @@ impl Ours {
 }
 
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>> {
-    let url = bench.server()?.url().to_owned();
+    let url = bench.redis()?.url().to_owned();
     let (ours, by_hand) = bench.run(async move {
         let by_hand = ByHand::connect(&url, &url, "bench.fresh_read.by_hand").await?;
         Ok((Arc::new(Ours::connect(&url).await?), Arc::new(by_hand)))

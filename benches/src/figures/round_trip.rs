@@ -1,42 +1,64 @@
 //! How long a message takes from the publisher to a subscriber, one at a time.
 
+pub(super) mod nats;
+pub(super) mod postgres;
+pub(super) mod redis;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use fred::bytes_utils::Str;
-use fred::clients::{Client, SubscriberClient};
-use fred::interfaces::{EventInterface, PubsubInterface};
 use futures::StreamExt;
 use hdrhistogram::Histogram;
-use hydratecache::{Channel, Event};
-use hydratecache_redis::RedisTransport;
+use hydratecache::{Channel, Event, Transport};
 use tokio::sync::Mutex;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 
 use super::publish::bytes_channel;
 use crate::options::Bench;
-use crate::raw;
 use crate::report::{Figure, Goal, Ratio};
-
-pub(super) const NAMES: &[&str] = &["redis_round_trip_p50"];
 
 const TOPIC: &str = "bench.round_trip";
 const RAW_TOPIC: &str = "bench.round_trip.raw";
+const VALUE_BYTES: usize = 256;
 /// A message that takes longer was lost.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// Tells when a message reached the subscriber's task.
+type Arrived = UnboundedSender<Instant>;
 
 /// When each message reached the subscriber's task.
 type Arrivals = Arc<Mutex<UnboundedReceiver<Instant>>>;
 
-pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>> {
-    let url = bench.server()?.url().to_owned();
-    let body = Bytes::from(vec![b'x'; 256]);
-    let ours_url = url.clone();
-    let (channel, ours_arrivals) = bench.run(async move { ours(&ours_url).await })?;
-    let (client, _subscriber, raw_arrivals) = bench.run(async move { raw_sides(&url).await })?;
+/// A raw publisher, and a raw subscriber beside it.
+trait Raw: Clone + Send + Sync + Sized + 'static {
+    /// Connects both and tells of what arrives.
+    fn connect(url: String, arrived: Arrived) -> impl Future<Output = Result<Self>> + Send;
+
+    /// Publishes one message.
+    fn publish(self, body: Bytes) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// Measures ours, over the transport that `connect` makes, beside raw.
+fn compare<R, T, C>(
+    bench: &Bench,
+    name: &str,
+    url: &str,
+    connect: impl FnOnce(String) -> C,
+) -> Result<Figure>
+where
+    R: Raw,
+    T: Transport,
+    C: Future<Output = hydratecache::Result<T>> + Send + 'static,
+{
+    let body = Bytes::from(vec![b'x'; VALUE_BYTES]);
+    let (arrived, ours_arrivals) = arrivals();
+    let connecting = connect(url.to_owned());
+    let channel = bench.run(async move { subscribed(connecting.await?, arrived).await })?;
+    let (arrived, raw_arrivals) = arrivals();
+    let raw_client = bench.run(R::connect(url.to_owned(), arrived))?;
 
     let ours = |round| {
         let (channel, body) = (channel.clone(), body.clone());
@@ -47,49 +69,35 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>> {
         bench.run(p50(round, publish, ours_arrivals.clone()))
     };
     let raw = |round| {
-        let (client, body) = (client.clone(), body.clone());
-        let publish = move || {
-            let (client, body) = (client.clone(), body.clone());
-            async move { Ok(client.publish::<(), _, _>(Str::from_static(RAW_TOPIC), body).await?) }
-        };
+        let (raw_client, body) = (raw_client.clone(), body.clone());
+        let publish = move || raw_client.clone().publish(body.clone());
         bench.run(p50(round, publish, raw_arrivals.clone()))
     };
     let rounds = bench.plan.interleave(ours, raw)?;
-    let figure = Figure::of_rounds(NAMES[0], "us", &rounds, Ratio::OursToRaw)
+    Ok(Figure::of_rounds(name, "us", &rounds, Ratio::OursToRaw)
         .with_goal(Goal::RatioAtMost(1.15))
-        .with_note("from the call of publish to the subscriber's task, 256-byte values");
-    Ok(vec![figure])
+        .with_note("from the call of publish to the subscriber's task, 256-byte values"))
 }
 
-async fn ours(url: &str) -> Result<(Channel<Bytes>, Arrivals)> {
-    let channel = bytes_channel(RedisTransport::connect(url).await?, TOPIC)?;
+fn arrivals() -> (Arrived, Arrivals) {
+    let (arrived, arrivals) = unbounded_channel();
+    (arrived, Arc::new(Mutex::new(arrivals)))
+}
+
+/// A channel whose own updates are told of.
+async fn subscribed(transport: impl Transport, arrived: Arrived) -> Result<Channel<Bytes>> {
+    let channel = bytes_channel(transport, TOPIC)?;
     let mut updates = channel.subscribe().await?;
-    let (sender, arrivals) = unbounded_channel();
     tokio::spawn(async move {
         while let Some(event) = updates.next().await {
             if let Event::Update(_) = event
-                && sender.send(Instant::now()).is_err()
+                && arrived.send(Instant::now()).is_err()
             {
                 return;
             }
         }
     });
-    Ok((channel, Arc::new(Mutex::new(arrivals))))
-}
-
-async fn raw_sides(url: &str) -> Result<(Client, SubscriberClient, Arrivals)> {
-    let subscriber = raw::subscriber(url, 8192).await?;
-    let mut messages = subscriber.message_rx();
-    subscriber.subscribe(RAW_TOPIC).await?;
-    let (sender, arrivals) = unbounded_channel();
-    tokio::spawn(async move {
-        while messages.recv().await.is_ok() {
-            if sender.send(Instant::now()).is_err() {
-                return;
-            }
-        }
-    });
-    Ok((raw::client(url).await?, subscriber, Arc::new(Mutex::new(arrivals))))
+    Ok(channel)
 }
 
 /// The median of one round, in microseconds.

@@ -64,7 +64,7 @@ const SCENARIOS: [Scenario; 3] = [
 ];
 
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>> {
-    let server = bench.server()?;
+    let server = bench.redis()?;
     let patience = bench.patience;
     SCENARIOS
         .into_iter()
