@@ -1,6 +1,8 @@
 //! The listening connection: one for all topics.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,8 @@ use hydratecache::fanout::Arrival;
 use hydratecache::link::{self, Incoming, Proof, Publisher, Subscribing};
 use hydratecache::{Error, ErrorKind, Result, Topic};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Notification, Statement};
 
 use crate::channel_name::{channel_name, private_channel};
@@ -23,6 +26,11 @@ use crate::text::{self, Assembly, is_piece};
 /// How long a notification from another connection may take at the start. A deaf connection never
 /// gets it.
 const PROBE_LIMIT: Duration = Duration::from_millis(1500);
+
+/// How long a server may take to read what is asked on the listening connection. While a server has
+/// notifications for a connection, and others commit more, it reads nothing on it
+/// (`ProcessNotifyInterrupt` in its `async.c`).
+const DETOUR: Duration = Duration::from_millis(250);
 
 /// How much is taken at once when a connection is given up.
 const BACKLOG: usize = 65_536;
@@ -38,6 +46,8 @@ pub(crate) struct SubscribingConnector {
 pub(crate) struct SubscribingConnection {
     connection: Connection,
     notify: Statement,
+    /// Sends an echo that the server does not read here.
+    publisher: Arc<Publisher<PostgresSender>>,
     /// What echoes arrive on.
     private: String,
     echoes: u64,
@@ -112,6 +122,7 @@ impl link::Connector for SubscribingConnector {
         Ok(SubscribingConnection {
             connection,
             notify,
+            publisher: self.publisher.clone(),
             private,
             echoes: 0,
             echo: None,
@@ -186,7 +197,8 @@ impl Subscribing for SubscribingConnection {
     }
 
     /// A notification to a channel of our own: PostgreSQL delivers in the order of commits, so it
-    /// comes behind all that was committed before.
+    /// comes behind all that was committed before, whoever sends it. Where the server is too busy
+    /// with this connection to read from it, the publishing connection sends it too.
     fn echo(&mut self) -> BoxFuture<'static, Result<()>> {
         self.echoes += 1;
         let (arrived, arrival) = oneshot::channel();
@@ -194,19 +206,42 @@ impl Subscribing for SubscribingConnection {
         let (client, address) = (self.connection.client.clone(), self.connection.address.clone());
         let (notify, private, number) =
             (self.notify.clone(), self.private.clone(), self.echoes.to_string());
+        let detour = self.detour(Batch::of(private.clone(), number.clone()));
         async move {
-            let sent = client.execute(&notify, &[&private, &number]).await;
-            sent.map_err(|error| from_postgres(Attempt::Fence, &address, &error))?;
-            arrival.await.map_err(|_| {
-                let what = format!("asking for a fence on PostgreSQL at {address}: no echo came");
-                Error::new(ErrorKind::Unavailable, what)
-            })
+            let params: [&(dyn ToSql + Sync); 2] = [&private, &number];
+            let sent = client.execute(&notify, &params);
+            let refused = async {
+                match sent.await {
+                    Ok(_) => pending().await,
+                    Err(error) => from_postgres(Attempt::Fence, &address, &error),
+                }
+            };
+            tokio::select! {
+                arrival = arrival => arrival.map_err(|_| {
+                    let what = format!("asking for a fence on PostgreSQL at {address}: no echo came");
+                    Error::new(ErrorKind::Unavailable, what)
+                }),
+                why = refused => Err(why),
+                never = detour => match never {},
+            }
         }
         .boxed()
     }
 }
 
 impl SubscribingConnection {
+    /// Sends `echo` over the publishing connection after a while. If that cannot, the listening
+    /// connection is none the worse.
+    fn detour(&self, echo: Batch) -> impl Future<Output = Infallible> + Send + use<> {
+        let publisher = self.publisher.clone();
+        async move {
+            sleep(DETOUR).await;
+            // Without it the echo may still come the straight way.
+            let _ = publisher.publish(echo).await;
+            pending().await
+        }
+    }
+
     fn change(&self, verb: &'static str, topics: &[Topic]) -> BoxFuture<'static, Result<()>> {
         let statement = |topic| format!("{verb} {};", quoted(&channel_name(topic)));
         let statements: String = topics.iter().map(statement).collect();

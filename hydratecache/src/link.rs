@@ -61,7 +61,7 @@ pub struct Settings {
     /// How often a connection is asked for a sign of life, which is a fence too (default 3 s).
     pub ping_interval: Duration,
     /// How long the answer may take (default 5 s): with the interval, the longest that a dead peer
-    /// goes unnoticed.
+    /// goes unnoticed. Where an answer is behind messages, it may take twice as long while they come.
     pub ping_limit: Duration,
     /// How much may wait for one reader, in bytes (default [`Fanout::DEFAULT_QUEUE_BYTES`]).
     pub queue_bytes: usize,

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use hydratecache::{Result, Topic, Transport};
 use hydratecache_nats::NatsConfig;
 use hydratecache_testkit::broker::Broker;
+use hydratecache_testkit::conformance::Capability;
 use hydratecache_testkit::faults::{Connection, Cut, Setup, Subject};
 use hydratecache_testkit::proxy::{Direction, Needle};
 
@@ -61,8 +62,8 @@ impl Subject for Nats {
         connections_of(&self.0, "anyone").boxed()
     }
 
-    fn subscriptions(&self) -> BoxFuture<'_, usize> {
-        topic_subscriptions(&self.0).boxed()
+    fn subscriptions(&self) -> Capability<BoxFuture<'_, usize>> {
+        Capability::Present(topic_subscriptions(&self.0).boxed())
     }
 
     fn inject<'a>(&'a self, topic: &'a Topic, bodies: Vec<Bytes>) -> BoxFuture<'a, ()> {

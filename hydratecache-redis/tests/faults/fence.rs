@@ -6,7 +6,7 @@ use futures::future::join_all;
 use hydratecache::{ErrorKind, Transport};
 use hydratecache_redis::RedisTransport;
 use hydratecache_testkit::faults::support::{effort, in_time, millis, secs, topic};
-use hydratecache_testkit::faults::{Subject, fences_prove_the_past};
+use hydratecache_testkit::faults::{AHEAD, Subject, fences_prove_the_past};
 use hydratecache_testkit::proxy::FaultProxy;
 
 use crate::subject::Redis;
@@ -40,7 +40,7 @@ async fn a_denied_subscription_makes_no_fence_early_and_denies_no_other() {
             }
         })
     });
-    fences_prove_the_past(&subject, &reader, effort(100, 5000)).await;
+    fences_prove_the_past(&subject, &reader, effort(100, 5000), AHEAD).await;
     for asking in in_time("who asks to hear of the close", secs(2), join_all(asking)).await {
         asking.expect("nobody is answered wrongly");
     }

@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use hydratecache::{Result, Topic, Transport};
 use hydratecache_redis::RedisConfig;
 use hydratecache_testkit::broker::Broker;
+use hydratecache_testkit::conformance::Capability;
 use hydratecache_testkit::faults::{Connection, Cut, Setup, Subject};
 use hydratecache_testkit::proxy::{Direction, Needle};
 
@@ -63,8 +64,10 @@ impl Subject for Redis {
         clients(&self.0).map(|clients| clients.len()).boxed()
     }
 
-    fn subscriptions(&self) -> BoxFuture<'_, usize> {
-        async { admin(&self.0, &["PUBSUB", "CHANNELS"]).await.into_array().len() }.boxed()
+    fn subscriptions(&self) -> Capability<BoxFuture<'_, usize>> {
+        let count =
+            async { admin(&self.0, &["PUBSUB", "CHANNELS"]).await.into_array().len() }.boxed();
+        Capability::Present(count)
     }
 
     fn inject<'a>(&'a self, topic: &'a Topic, bodies: Vec<Bytes>) -> BoxFuture<'a, ()> {

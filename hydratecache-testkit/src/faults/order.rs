@@ -17,7 +17,7 @@ use tokio::task::coop::{consume_budget, has_budget_remaining};
 
 use super::support::{
     Listener, Writer, connect, connect_via, connect_via_with, effort, fence, in_time, millis,
-    number, proxy, secs, topic,
+    number, proxy, secs, topic, until,
 };
 use super::{Setup, Subject};
 
@@ -26,24 +26,31 @@ pub async fn everything_acknowledged_before_a_fence_arrives_before_it_under_load
     subject: &dyn Subject,
 ) {
     let reader = connect(subject).await;
-    fences_prove_the_past(subject, &reader, effort(1000, 20_000)).await;
+    fences_prove_the_past(subject, &reader, effort(1000, 20_000), AHEAD).await;
 }
 
-/// Asks for `fences` amid publishers at full speed, and closes `reader`.
+/// How many messages publishers may be ahead of the reader: a broker that holds any number for a
+/// slow reader makes every fence wait longer than the one before.
+pub const AHEAD: u64 = 2000;
+
+/// Asks for `fences` amid publishers at full speed, who are not more than `ahead` messages ahead of
+/// the reader, and closes `reader`.
 pub async fn fences_prove_the_past(
     subject: &dyn Subject,
     reader: &Arc<dyn Transport>,
     fences: usize,
+    ahead: u64,
 ) {
     let other = connect(subject).await;
     let topic = topic("users");
     let subscription = Listener::on(reader, &topic).await.into_inner();
     let over = Arc::new(AtomicBool::new(false));
+    let window = Arc::new(Window { ahead, begun: AtomicU64::new(0), read: AtomicU64::new(0) });
     let load: Vec<Load> = [(reader, 1), (reader, 64), (&other, 1), (&other, 64)]
-        .map(|(transport, batch)| Load::start(transport, &topic, batch, &over))
+        .map(|(transport, batch)| Load::start(transport, &topic, batch, &window, &over))
         .into();
     let (sender, mut passed) = mpsc::unbounded_channel();
-    let reading = tokio::spawn(read(subscription, sender));
+    let reading = tokio::spawn(read(subscription, window, sender));
     for _ in 0..fences {
         let acknowledged: Vec<_> = load.iter().map(Load::acknowledged).collect();
         let fence = fence(reader).await;
@@ -69,6 +76,20 @@ pub async fn fences_prove_the_past(
     reading.await.expect("no gap, no disruption");
 }
 
+/// How far publishers may be ahead of the reader.
+struct Window {
+    ahead: u64,
+    begun: AtomicU64,
+    read: AtomicU64,
+}
+
+impl Window {
+    fn is_open(&self) -> bool {
+        let read = self.read.load(Ordering::SeqCst);
+        self.begun.load(Ordering::SeqCst).saturating_sub(read) <= self.ahead
+    }
+}
+
 /// A publisher at full speed.
 struct Load {
     origin: Origin,
@@ -80,15 +101,22 @@ impl Load {
     fn start(
         transport: &Arc<dyn Transport>,
         topic: &Topic,
-        batch: usize,
+        batch: u32,
+        window: &Arc<Window>,
         over: &Arc<AtomicBool>,
     ) -> Self {
         let (mut writer, over) = (Writer::new(transport, topic), over.clone());
+        let window = window.clone();
         let (origin, acknowledged) = (writer.origin(), Arc::new(AtomicU64::new(0)));
         let count = acknowledged.clone();
         let task = tokio::spawn(async move {
             while !over.load(Ordering::Relaxed) {
-                let number = writer.send_batch(batch, 100).await.expect("published");
+                if !window.is_open() {
+                    tokio::time::sleep(millis(1)).await;
+                    continue;
+                }
+                window.begun.fetch_add(batch.into(), Ordering::SeqCst);
+                let number = writer.send_batch(batch as usize, 100).await.expect("published");
                 count.store(number, Ordering::SeqCst);
             }
         });
@@ -103,6 +131,7 @@ impl Load {
 /// Tells what had arrived of each origin when a fence passed.
 async fn read(
     mut subscription: Subscription,
+    window: Arc<Window>,
     passed: mpsc::UnboundedSender<(Fence, HashMap<Origin, u64>)>,
 ) {
     let mut arrived = HashMap::new();
@@ -110,6 +139,7 @@ async fn read(
         match signal {
             Signal::Message(message) => {
                 arrived.insert(message.origin().expect("numbered"), number(&message));
+                window.read.fetch_add(1, Ordering::SeqCst);
             }
             // Nobody may be left to hear of the last ones.
             Signal::Fenced(fence) => drop(passed.send((fence, arrived.clone()))),
@@ -246,10 +276,15 @@ pub async fn nothing_overtakes_while_the_publishing_link_flaps(subject: &dyn Sub
     let publishers =
         keys.map(|key| tokio::spawn(flood(far.clone(), topic.clone(), over.clone(), key)));
     let publishers: Vec<_> = publishers.collect();
-    let reading = tokio::spawn(in_order(subscription));
+    let received = Arc::new(AtomicU64::new(0));
+    let reading = tokio::spawn(in_order(subscription, received.clone()));
     for _ in 0..effort(15, 500) {
         proxy.reset();
-        tokio::time::sleep(millis(200)).await;
+        // Some connections take longer to make than they last if that is cut short every time.
+        let before = received.load(Ordering::Relaxed);
+        let back = async || received.load(Ordering::Relaxed) > before + 100;
+        until("the link to be back", secs(3), back).await;
+        tokio::time::sleep(millis(100)).await;
     }
     over.store(true, Ordering::Relaxed);
     for publisher in in_time("publishers to end", secs(8), join_all(publishers)).await {
@@ -257,8 +292,7 @@ pub async fn nothing_overtakes_while_the_publishing_link_flaps(subject: &dyn Sub
     }
     fence(&near).await;
     near.close().await.expect("closes");
-    let received = in_time("the end of the stream", secs(2), reading).await.expect("in order");
-    assert!(received > 1000, "{received} messages went through");
+    in_time("the end of the stream", secs(2), reading).await.expect("in order");
 }
 
 /// Keeps ten publishes under way, begun in order; the outcome of some is not known. They carry no
@@ -285,19 +319,18 @@ async fn flood(transport: Arc<dyn Transport>, topic: Topic, over: Arc<AtomicBool
     }
 }
 
-/// Returns how many messages there were.
-async fn in_order(mut subscription: Subscription) -> u64 {
-    let (mut last, mut received) = (HashMap::new(), 0);
+/// Counts the messages in `received`.
+async fn in_order(mut subscription: Subscription, received: Arc<AtomicU64>) {
+    let mut last = HashMap::new();
     while let Some(signal) = subscription.next().await {
         match signal {
             Signal::Message(message) => {
                 let before = last.insert(message.key().cloned(), number(&message)).unwrap_or(0);
                 assert!(number(&message) > before, "{} came behind {before}", number(&message));
-                received += 1;
+                received.fetch_add(1, Ordering::Relaxed);
             }
             Signal::Fenced(_) => {}
             other => panic!("the reader's link is whole, and yet {other:?}"),
         }
     }
-    received
 }

@@ -9,8 +9,8 @@ use hydratecache::{Gap, Signal, Subscription, Topic, Transport};
 use tokio::task::JoinHandle;
 
 use super::support::{
-    Listener, Writer, connect, connect_with, effort, fence, in_time, number, resident_bytes, secs,
-    topic, until,
+    Listener, Writer, connect, connect_with, effort, fence, in_time, no_subscription_left, number,
+    resident_bytes, secs, topic, until,
 };
 use super::{Setup, Subject};
 
@@ -157,8 +157,7 @@ pub async fn readers_that_come_and_go_at_once_leave_no_subscription_and_miss_not
     for user in in_time("readers to come and go", secs(effort(30, 300)), users).await {
         user.expect("none misses anything");
     }
-    let none = async || subject.subscriptions().await == 0;
-    until("no subscription at the server", secs(2), none).await;
+    no_subscription_left(subject, "everybody has gone").await;
     let mut listener = Listener::on(&transport, &topic("topic.0")).await;
     Writer::new(&transport, &topic("topic.0")).send().await.expect("published");
     listener.numbers([1]).await;

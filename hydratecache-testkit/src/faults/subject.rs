@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use hydratecache::{Result, Topic, Transport};
 
 use crate::broker::Broker;
+use crate::conformance::Capability;
 use crate::proxy::{Direction, FaultProxy, Needle};
 
 /// A transport under test, with a broker that no other test disturbs.
@@ -31,8 +32,9 @@ pub trait Subject: Send + Sync {
     /// How many connections of transports the broker counts.
     fn connections(&self) -> BoxFuture<'_, usize>;
 
-    /// How many subscriptions of topics the broker counts, over all transports.
-    fn subscriptions(&self) -> BoxFuture<'_, usize>;
+    /// How many subscriptions of topics the broker counts, over all transports; or why nobody can
+    /// ask it, and which other test shows that none is left behind.
+    fn subscriptions(&self) -> Capability<BoxFuture<'_, usize>>;
 
     /// Publishes `bodies` in order, each exactly as it is (or as its text form, where the broker
     /// carries text only), as somebody would who knows nothing of envelopes.

@@ -13,6 +13,7 @@ use hydratecache::{
 };
 
 use super::{Setup, Subject};
+use crate::conformance::Capability;
 use crate::proxy::FaultProxy;
 
 /// A transport to the subject's broker.
@@ -80,6 +81,15 @@ pub async fn until(what: impl Display, limit: Duration, mut condition: impl Asyn
         }
     };
     in_time(what, limit, asking).await;
+}
+
+/// Waits until the broker has no subscription any more, where it tells.
+pub(super) async fn no_subscription_left(subject: &dyn Subject, case: &str) {
+    let none = async || match subject.subscriptions() {
+        Capability::Present(count) => count.await == 0,
+        Capability::Absent(_) => true,
+    };
+    until(format!("no subscription left, {case}"), secs(2), none).await;
 }
 
 /// Publishes numbered messages as one origin.

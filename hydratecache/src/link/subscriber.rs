@@ -23,7 +23,7 @@ use crate::wire::{self, Rejection, RejectionReason};
 use crate::{Error, ErrorKind, Fence, Kind, Message, Result, Subscription, Topic};
 use probes::Probes;
 use routes::Routes;
-use session::{Asking, DENIED_PAUSE, Echo, Handover, Outcome, Session};
+use session::{Asking, DENIED_PAUSE, Echo, Handover, Outcome, PATIENCE, Session};
 
 /// How long an old connection is kept beside the one that takes its place, so that every server of
 /// a cluster has heard of the new one's subscriptions.
@@ -66,8 +66,7 @@ impl Subscriber {
     {
         let (commands, receiver) = mpsc::unbounded_channel();
         let subscribe_limit = settings.subscribe_limit;
-        // The echo itself has a limit, and one may be under way before another.
-        let fence_limit = settings.ping_limit * 2;
+        let fence_limit = settings.ping_limit * PATIENCE;
         let task = Task {
             peer: peer.clone(),
             settings,
@@ -192,6 +191,7 @@ where
             self.echo_next(session);
             let (retry_at, ping_at) = (session.retry_at, session.ping_at);
             let is_echoing = session.echo.is_some();
+            let overdue_at = session.overdue_at(self.settings.ping_limit);
             let leave_at = session.handover.leave_at();
             let making = OptionFuture::from(session.handover.making());
             let changing = OptionFuture::from(session.changing.as_mut());
@@ -225,6 +225,11 @@ where
                     self.echo(session);
                 }
                 () = sleep_until(ping_at), if !is_echoing => self.echo(session),
+                () = sleep_until(overdue_at.unwrap_or(ping_at)), if overdue_at.is_some() => {
+                    if let Err(why) = self.overdue(session) {
+                        return End::Lost(why);
+                    }
+                }
                 () = sleep_until(retry_at.unwrap_or(ping_at)), if retry_at.is_some() => {
                     session.retry_at = None;
                 }
@@ -353,15 +358,26 @@ where
     fn echo(&mut self, session: &mut Session<C::Connection>) {
         self.fences += 1;
         let fence = Fence::new(self.fences, Instant::now());
-        let (peer, limit) = (self.peer.clone(), self.settings.ping_limit);
-        let echo = session.connection.echo();
-        let reply = async move {
-            timeout(limit, echo).await.unwrap_or_else(|_| Err(no_sign_of_life(&peer, limit)))
-        };
+        let reply = session.connection.echo();
         session.ping_at = Instant::now() + self.settings.ping_interval;
         let waiting = std::mem::take(&mut session.waiting_for_fence);
         let confirming = std::mem::take(&mut session.confirming);
-        session.echo = Some(Echo { fence, waiting, confirming, reply: reply.boxed() });
+        session.echo = Some(Echo { fence, waiting, confirming, reply });
+    }
+
+    /// The echo takes too long, unless what it is behind has come and is only not taken yet: then
+    /// this task was late, and not the server.
+    fn overdue(&mut self, session: &mut Session<C::Connection>) -> Result<()> {
+        let limit = self.settings.ping_limit;
+        if self.take(session, ROUND) > 0 {
+            session.arrived_at = Instant::now();
+        }
+        match session.overdue_at(limit) {
+            Some(overdue_at) if overdue_at <= Instant::now() => {
+                Err(session.overdue(&self.peer, limit))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The echo is back: what the broker sent before it waits in the connection and goes first.
@@ -438,6 +454,7 @@ where
         }
         self.distribute(incoming, session);
         self.take(session, ROUND);
+        session.arrived_at = Instant::now();
         Ok(())
     }
 
@@ -446,13 +463,15 @@ where
         self.take(session, session.connection.backlog());
     }
 
-    fn take(&mut self, session: &mut Session<C::Connection>, most: usize) {
-        for _ in 0..most {
+    /// Distributes what waits now, but not more than `most`; returns how much it was.
+    fn take(&mut self, session: &mut Session<C::Connection>, most: usize) -> usize {
+        for taken in 0..most {
             match session.connection.try_next() {
                 Some(incoming) => self.distribute(incoming, session),
-                None => return,
+                None => return taken,
             }
         }
+        most
     }
 
     fn distribute(&self, incoming: Incoming<Name<C>>, session: &mut Session<C::Connection>) {

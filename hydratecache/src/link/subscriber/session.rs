@@ -7,11 +7,16 @@ use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::no_sign_of_life;
 use crate::fanout::Fanout;
-use crate::{Error, Fence, Gap, Result, Subscription, Topic};
+use crate::link::Peer;
+use crate::{Error, ErrorKind, Fence, Gap, Result, Subscription, Topic};
 
 /// How often a topic that was denied after a reconnect is tried again.
 pub(super) const DENIED_PAUSE: Duration = Duration::from_secs(5);
+
+/// How many limits of a ping an echo may take while other things arrive.
+pub(super) const PATIENCE: u32 = 2;
 
 /// Who waits for a subscription.
 pub(super) type Asking = (Topic, oneshot::Sender<Result<Subscription>>);
@@ -34,6 +39,8 @@ pub(super) struct Session<C> {
     /// The latest that was echoed: topics that were not proven then get it once they are.
     pub(super) passed: Option<Fence>,
     pub(super) ping_at: Instant,
+    /// When something came that is not an echo.
+    pub(super) arrived_at: Instant,
     /// Where to go, if the server asks its clients to.
     pub(super) handover: Handover<C>,
 }
@@ -103,6 +110,7 @@ impl<C> Session<C> {
             confirming: Vec::new(),
             passed: None,
             ping_at: Instant::now() + ping_interval,
+            arrived_at: Instant::now(),
             handover: Handover::None,
         }
     }
@@ -124,6 +132,27 @@ impl<C> Session<C> {
         self.retry_at.get_or_insert(Instant::now() + DENIED_PAUSE);
     }
 
+    /// When the echo under way is overdue. It comes behind all that the broker has for us, which may
+    /// be much: while that arrives, the broker is alive. It still has to come, or what arrives is
+    /// older and older.
+    pub(super) fn overdue_at(&self, limit: Duration) -> Option<Instant> {
+        let asked_at = self.echo.as_ref()?.fence.asked_at();
+        Some((asked_at.max(self.arrived_at) + limit).min(asked_at + limit * PATIENCE))
+    }
+
+    /// Why the connection is given up whose echo is overdue.
+    pub(super) fn overdue(&self, peer: &Peer, limit: Duration) -> Error {
+        if self.arrived_at.elapsed() >= limit {
+            return no_sign_of_life(peer, limit);
+        }
+        let limit = limit * PATIENCE;
+        let what = format!(
+            "{peer} has more than can be received: no echo came for {limit:?}; the link is given \
+             up, to go on from the newest"
+        );
+        Error::new(ErrorKind::Timeout, what)
+    }
+
     pub(super) fn fail_fences(&mut self, why: &Error) {
         let under_way = self.echo.take().map(|echo| {
             self.confirming.extend(echo.confirming);
@@ -133,5 +162,38 @@ impl<C> Session<C> {
         for reply in self.waiting_for_fence.drain(..).chain(under_way) {
             let _ = reply.send(Err(why.clone()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use futures::future::pending;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    /// How long after it was asked for an echo is overdue, if the latest message came then.
+    fn overdue_after(message: Duration) -> Duration {
+        let asked_at = Instant::now();
+        let mut session = Session::on((), HashSet::new(), LIMIT);
+        assert_eq!(session.overdue_at(LIMIT), None, "no echo is under way");
+        session.arrived_at = asked_at + message;
+        session.echo = Some(Echo {
+            fence: Fence::new(1, asked_at),
+            waiting: Vec::new(),
+            confirming: Vec::new(),
+            reply: pending().boxed(),
+        });
+        session.overdue_at(LIMIT).expect("an echo is under way") - asked_at
+    }
+
+    #[test]
+    fn an_echo_behind_messages_is_overdue_later_but_not_for_ever() {
+        let secs = Duration::from_secs;
+        assert_eq!(overdue_after(secs(0)), secs(5));
+        assert_eq!(overdue_after(secs(3)), secs(8));
+        assert_eq!(overdue_after(secs(9)), secs(10));
     }
 }
