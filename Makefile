@@ -11,7 +11,7 @@ DEMO_FEATURES := $(if $(filter memory,$(TRANSPORT)),--no-default-features,)
 help: ## Lists these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
 
-demo: ## Shows a fleet converge (TRANSPORT=memory, redis or nats)
+demo: ## Shows a fleet converge (TRANSPORT=memory, redis, nats or postgres)
 	cargo run --quiet --release -p hydratecache-cli $(DEMO_FEATURES) -- demo --transport $(TRANSPORT)
 
 test: ## Starts what it needs and runs every test

@@ -5,6 +5,8 @@
 
 #[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod process;
 #[cfg(feature = "redis")]
 mod redis;
@@ -22,6 +24,8 @@ use hydratecache::Transport;
 
 #[cfg(feature = "nats")]
 pub(super) use nats::NATS;
+#[cfg(feature = "postgres")]
+pub(super) use postgres::POSTGRES;
 #[cfg(feature = "redis")]
 pub(super) use redis::REDIS;
 pub(super) use server::Server;

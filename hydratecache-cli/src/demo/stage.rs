@@ -34,6 +34,9 @@ pub(super) enum TransportName {
     /// The same over NATS.
     #[cfg(feature = "nats")]
     Nats,
+    /// The same over PostgreSQL.
+    #[cfg(feature = "postgres")]
+    Postgres,
 }
 
 #[cfg(feature = "broker")]
@@ -46,6 +49,8 @@ impl TransportName {
             Self::Redis => Some(broker::REDIS),
             #[cfg(feature = "nats")]
             Self::Nats => Some(broker::NATS),
+            #[cfg(feature = "postgres")]
+            Self::Postgres => Some(broker::POSTGRES),
         }
     }
 }
