@@ -1,15 +1,12 @@
 //! Settings of a [`NatsTransport`](crate::NatsTransport).
 
-mod tls;
-
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use async_nats::{ConnectOptions, ServerAddr, ServerInfo};
-use hydratecache::link::{Peer, Settings};
+use hydratecache::link::{Peer, Settings, Trust};
 use hydratecache::{Error, ErrorKind, Key, Result, wire};
 use percent_encoding::percent_decode_str;
 use rand::seq::SliceRandom;
@@ -17,7 +14,6 @@ use url::Url;
 
 use crate::NatsTransport;
 use crate::life::Origin;
-use tls::Trust;
 
 /// Settings of a [`NatsTransport`], which [`connect`](Self::connect) opens.
 ///
@@ -82,7 +78,7 @@ impl NatsConfig {
             address: address.join(",").into(),
             options: ConnectOptions::new(),
             has_credentials: false,
-            trust: Trust::SystemRoots,
+            trust: Trust::default(),
             settings: Settings::default(),
             max_payload_bytes: usize::MAX,
             server_limit: Arc::default(),
@@ -176,42 +172,7 @@ impl NatsConfig {
         Ok(self)
     }
 
-    /// How long the first connection may take (default 4 s, so that a wrong address is known
-    /// within 5 s).
-    pub fn with_connect_limit(mut self, connect_limit: Duration) -> Self {
-        self.settings.connect_limit = connect_limit;
-        self
-    }
-
-    /// How long a publish may take, waiting for a lost link included (default 5 s: longer than a
-    /// server's restart, shorter than a caller's patience).
-    pub fn with_publish_limit(mut self, publish_limit: Duration) -> Self {
-        self.settings.publish_limit = publish_limit;
-        self
-    }
-
-    /// How long the proof of a subscription may take, waiting for a lost link included (default
-    /// 5 s).
-    pub fn with_subscribe_limit(mut self, subscribe_limit: Duration) -> Self {
-        self.settings.subscribe_limit = subscribe_limit;
-        self
-    }
-
-    /// How often each connection is asked for a sign of life, which is a fence too (default 3 s),
-    /// and how long the answer may take (default 5 s): together the longest that a dead peer goes
-    /// unnoticed.
-    pub fn with_liveness(mut self, ping_interval: Duration, ping_limit: Duration) -> Self {
-        self.settings.ping_interval = ping_interval;
-        self.settings.ping_limit = ping_limit;
-        self
-    }
-
-    /// How much may wait for one reader of a subscription, in bytes (default
-    /// [`Fanout::DEFAULT_QUEUE_BYTES`](hydratecache::fanout::Fanout::DEFAULT_QUEUE_BYTES)).
-    pub fn with_queue_bytes(mut self, queue_bytes: usize) -> Self {
-        self.settings.queue_bytes = queue_bytes;
-        self
-    }
+    hydratecache::link_setters!();
 
     /// The largest payload, in bytes, to send and to accept, where it is to be less than the server
     /// carries (default: what the server says, less the envelope; 1 MiB less 1.5 KiB unless its
@@ -231,7 +192,8 @@ impl NatsConfig {
     pub async fn connect(mut self) -> Result<NatsTransport> {
         // Of this transport alone.
         (self.server_limit, self.discovered) = <_>::default();
-        self.options = self.options.tls_client_config(self.trust.client()?);
+        // Whether a server wants TLS is known when it answers.
+        self.options = self.options.tls_client_config(self.trust.client_if_needed()?);
         let name = "hydratecache subscriber";
         // Its future is large.
         Box::pin(NatsTransport::open(Origin::Own { config: self.clone(), name }, self)).await

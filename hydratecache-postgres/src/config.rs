@@ -5,10 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydratecache::link::{Peer, Settings};
+use hydratecache::link::{Peer, Settings, Trust};
 use hydratecache::{Error, ErrorKind, Result};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use tokio_postgres::Config as PgConfig;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -24,16 +22,9 @@ use crate::text;
 pub struct PostgresConfig {
     postgres: PgConfig,
     pub(crate) address: Arc<str>,
-    roots: Roots,
+    trust: Trust,
     settings: Settings,
     pub(crate) max_payload_bytes: usize,
-}
-
-/// Whom to trust.
-#[derive(Clone, Debug)]
-enum Roots {
-    System,
-    Only(Vec<CertificateDer<'static>>),
 }
 
 /// The largest payload by default: in pieces it takes twelve notifications.
@@ -74,7 +65,7 @@ impl PostgresConfig {
         Ok(Self {
             address: address(&postgres).into(),
             postgres,
-            roots: Roots::System,
+            trust: Trust::default(),
             settings: Settings::default(),
             max_payload_bytes: MAX_PAYLOAD_BYTES,
         })
@@ -88,52 +79,11 @@ impl PostgresConfig {
         if self.postgres.get_ssl_mode() == SslMode::Disable {
             return Err(invalid("root certificates need a URL with ?sslmode=require"));
         }
-        let roots: Vec<_> = CertificateDer::pem_slice_iter(pem)
-            .collect::<Result<_, _>>()
-            .map_err(|_| invalid("the root certificates are not PEM"))?;
-        if roots.is_empty() {
-            return Err(invalid("there is no certificate in the PEM text"));
-        }
-        self.roots = Roots::Only(roots);
+        self.trust = Trust::only(pem)?;
         Ok(self)
     }
 
-    /// How long the first connection may take (default 4 s, so that a wrong address is known
-    /// within 5 s).
-    pub fn with_connect_limit(mut self, connect_limit: Duration) -> Self {
-        self.settings.connect_limit = connect_limit;
-        self
-    }
-
-    /// How long a publish may take, waiting for a lost link included (default 5 s: longer than a
-    /// server's restart, shorter than a caller's patience).
-    pub fn with_publish_limit(mut self, publish_limit: Duration) -> Self {
-        self.settings.publish_limit = publish_limit;
-        self
-    }
-
-    /// How long the proof of a subscription may take, waiting for a lost link included (default
-    /// 5 s).
-    pub fn with_subscribe_limit(mut self, subscribe_limit: Duration) -> Self {
-        self.settings.subscribe_limit = subscribe_limit;
-        self
-    }
-
-    /// How often each connection is asked for a sign of life, which is a fence too (default 3 s),
-    /// and how long the answer may take (default 5 s): together the longest that a dead peer goes
-    /// unnoticed.
-    pub fn with_liveness(mut self, ping_interval: Duration, ping_limit: Duration) -> Self {
-        self.settings.ping_interval = ping_interval;
-        self.settings.ping_limit = ping_limit;
-        self
-    }
-
-    /// How much may wait for one reader of a subscription, in bytes (default
-    /// [`Fanout::DEFAULT_QUEUE_BYTES`](hydratecache::fanout::Fanout::DEFAULT_QUEUE_BYTES)).
-    pub fn with_queue_bytes(mut self, queue_bytes: usize) -> Self {
-        self.settings.queue_bytes = queue_bytes;
-        self
-    }
+    hydratecache::link_setters!();
 
     /// The largest payload, in bytes, to send and to accept (default 64 KiB). What does not fit into
     /// one notification, some 5,900 bytes, travels in pieces: a megabyte takes 180 of them, in one
@@ -184,31 +134,12 @@ impl PostgresConfig {
         postgres
     }
 
-    /// rustls on ring, whatever else the process links.
     pub(crate) fn tls(&self) -> Result<MakeRustlsConnect> {
-        let mut roots = rustls::RootCertStore::empty();
-        if self.is_encrypted() {
-            let (_added, _ignored) = match &self.roots {
-                Roots::System => {
-                    let system = rustls_native_certs::load_native_certs().certs;
-                    roots.add_parsable_certificates(system)
-                }
-                Roots::Only(roots_given) => {
-                    roots.add_parsable_certificates(roots_given.iter().cloned())
-                }
-            };
-            if roots.is_empty() {
-                return Err(invalid(
-                    "no usable root certificate was found; install the system's, or give your own \
-                     with with_root_certificates",
-                ));
-            }
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let versions = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|why| invalid(format!("TLS cannot be set up: {why}")))?;
-        let client = versions.with_root_certificates(roots).with_no_client_auth();
+        let client = if self.is_encrypted() {
+            self.trust.client()?
+        } else {
+            Trust::nobody().client_if_needed()?
+        };
         Ok(MakeRustlsConnect::new(client))
     }
 

@@ -2,14 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use fred::types::RespVersion;
 use fred::types::config::{Config as FredConfig, TlsConnector};
-use hydratecache::link::{Peer, Settings};
+use hydratecache::link::{Peer, Settings, Trust};
 use hydratecache::{Error, ErrorKind, Key, Result, wire};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use url::Url;
 
 use crate::RedisTransport;
@@ -22,16 +19,9 @@ use crate::RedisTransport;
 pub struct RedisConfig {
     pub(crate) fred: FredConfig,
     pub(crate) address: Arc<str>,
-    tls: Option<Tls>,
+    tls: Option<Trust>,
     pub(crate) settings: Settings,
     pub(crate) max_payload_bytes: usize,
-}
-
-/// Whom to trust.
-#[derive(Clone, Debug)]
-enum Tls {
-    SystemRoots,
-    Only(Vec<CertificateDer<'static>>),
 }
 
 impl RedisConfig {
@@ -51,7 +41,7 @@ impl RedisConfig {
         let mut parsed = Url::parse(url).map_err(|why| invalid(&format!("is not legal: {why}")))?;
         let tls = match parsed.scheme() {
             "redis" => None,
-            "rediss" => Some(Tls::SystemRoots),
+            "rediss" => Some(Trust::default()),
             scheme => return Err(invalid(&format!("has the scheme {scheme}"))),
         };
         if parsed.host_str().is_none_or(str::is_empty) {
@@ -86,56 +76,15 @@ impl RedisConfig {
     /// # Errors
     /// `InvalidInput` if `pem` holds no certificate, or the URL is not `rediss://`.
     pub fn with_root_certificates(mut self, pem: &[u8]) -> Result<Self> {
-        let invalid = |what: &'static str| Error::new(ErrorKind::InvalidInput, what);
         if self.tls.is_none() {
-            return Err(invalid("root certificates need a URL that begins with rediss://"));
+            let what = "root certificates need a URL that begins with rediss://";
+            return Err(Error::new(ErrorKind::InvalidInput, what));
         }
-        let roots: Vec<_> = CertificateDer::pem_slice_iter(pem)
-            .collect::<Result<_, _>>()
-            .map_err(|_| invalid("the root certificates are not PEM"))?;
-        if roots.is_empty() {
-            return Err(invalid("there is no certificate in the PEM text"));
-        }
-        self.tls = Some(Tls::Only(roots));
+        self.tls = Some(Trust::only(pem)?);
         Ok(self)
     }
 
-    /// How long the first connection may take (default 4 s, so that a wrong address is known
-    /// within 5 s).
-    pub fn with_connect_limit(mut self, connect_limit: Duration) -> Self {
-        self.settings.connect_limit = connect_limit;
-        self
-    }
-
-    /// How long a publish may take, waiting for a lost link included (default 5 s: longer than a
-    /// server's restart, shorter than a caller's patience).
-    pub fn with_publish_limit(mut self, publish_limit: Duration) -> Self {
-        self.settings.publish_limit = publish_limit;
-        self
-    }
-
-    /// How long the proof of a subscription may take, waiting for a lost link included (default
-    /// 5 s).
-    pub fn with_subscribe_limit(mut self, subscribe_limit: Duration) -> Self {
-        self.settings.subscribe_limit = subscribe_limit;
-        self
-    }
-
-    /// How often each connection is asked for a sign of life, which is a fence too (default 3 s),
-    /// and how long the answer may take (default 5 s): together the longest that a dead peer goes
-    /// unnoticed.
-    pub fn with_liveness(mut self, ping_interval: Duration, ping_limit: Duration) -> Self {
-        self.settings.ping_interval = ping_interval;
-        self.settings.ping_limit = ping_limit;
-        self
-    }
-
-    /// How much may wait for one reader of a subscription, in bytes (default
-    /// [`Fanout::DEFAULT_QUEUE_BYTES`](hydratecache::fanout::Fanout::DEFAULT_QUEUE_BYTES)).
-    pub fn with_queue_bytes(mut self, queue_bytes: usize) -> Self {
-        self.settings.queue_bytes = queue_bytes;
-        self
-    }
+    hydratecache::link_setters!();
 
     /// The largest payload, in bytes, to send and to accept (default 4 MiB: half of what Redis
     /// grants a slow subscriber before it cuts it off).
@@ -170,37 +119,12 @@ impl RedisConfig {
 
     /// fred's settings, with the TLS that was asked for.
     pub(crate) fn fred_with_tls(&self) -> Result<FredConfig> {
-        let Some(tls) = &self.tls else {
+        let Some(trust) = &self.tls else {
             return Ok(self.fred.clone());
         };
-        let client = client_tls(tls)?;
-        let connector: TlsConnector = client.into();
+        let connector: TlsConnector = trust.client()?.into();
         Ok(FredConfig { tls: Some(connector.into()), ..self.fred.clone() })
     }
-}
-
-fn client_tls(tls: &Tls) -> Result<rustls::ClientConfig> {
-    let mut roots = rustls::RootCertStore::empty();
-    let (_added, _ignored) = match tls {
-        Tls::SystemRoots => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)
-        }
-        Tls::Only(certificates) => roots.add_parsable_certificates(certificates.iter().cloned()),
-    };
-    if roots.is_empty() {
-        return Err(Error::new(
-            ErrorKind::InvalidInput,
-            "no usable root certificate was found; install the system's, or give your own with \
-             with_root_certificates",
-        ));
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let versions = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|why| {
-            Error::new(ErrorKind::InvalidInput, format!("TLS cannot be set up: {why}"))
-        })?;
-    Ok(versions.with_root_certificates(roots).with_no_client_auth())
 }
 
 impl fmt::Debug for RedisConfig {

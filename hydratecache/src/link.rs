@@ -13,7 +13,10 @@
 mod backoff;
 mod connection;
 mod publisher;
+mod setters;
 mod subscriber;
+#[cfg(feature = "tls")]
+mod trust;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +27,8 @@ use futures::future::join;
 pub use connection::{Connector, End, Incoming, Probe, Proof, Publishing, Sender, Subscribing};
 pub use publisher::{Current, Publisher};
 pub use subscriber::Subscriber;
+#[cfg(feature = "tls")]
+pub use trust::Trust;
 
 use crate::fanout::Fanout;
 use crate::{Error, ErrorKind, Fence, Result, Subscription, Topic};
