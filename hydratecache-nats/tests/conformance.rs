@@ -9,21 +9,15 @@ use bytes::Bytes;
 use hydratecache::{Topic, Transport};
 use hydratecache_nats::NatsConfig;
 use hydratecache_testkit::broker::Broker;
-use hydratecache_testkit::conformance::{Capability, Faults, Step, Subject};
-use hydratecache_testkit::proxy::{Direction, FaultProxy};
+use hydratecache_testkit::conformance::{Capability, Faults, ProxiedLink, Step, Subject};
+use hydratecache_testkit::proxy::FaultProxy;
 use support::{SECRET, connections_of, nats, start, stranger, subscriptions, url};
 
 const QUEUE_BYTES: usize = 1 << 20;
 
 struct Nats {
     broker: Broker,
-    link: Link,
-}
-
-/// The way through the proxy.
-struct Link {
-    url: String,
-    proxy: FaultProxy,
+    link: ProxiedLink,
 }
 
 impl Nats {
@@ -31,7 +25,7 @@ impl Nats {
         let broker = start(nats()).await;
         let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
         let url = format!("nats://conformance:{SECRET}@{}", proxy.addr());
-        Self { broker, link: Link { url, proxy } }
+        Self { broker, link: ProxiedLink::new(proxy, move || Box::pin(connect(url.clone()))) }
     }
 }
 
@@ -89,32 +83,6 @@ impl Subject for Nats {
         Capability::Present(Box::pin(
             async move { Ok(subscriptions(&self.broker, &subject).await) },
         ))
-    }
-}
-
-impl Faults for Link {
-    fn connect(&self) -> Step<'_, Arc<dyn Transport>> {
-        Box::pin(connect(self.url.clone()))
-    }
-
-    fn cut(&self) -> Step<'_> {
-        self.proxy.cut();
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    fn heal(&self) -> Step<'_> {
-        Box::pin(async { Ok(self.proxy.heal()?) })
-    }
-
-    fn freeze(&self) -> Capability<Step<'_>> {
-        Capability::Present(Box::pin(async {
-            self.proxy.black_hole(Direction::Both);
-            Ok(())
-        }))
-    }
-
-    fn thaw(&self) -> Step<'_> {
-        Box::pin(async { Ok(self.proxy.heal()?) })
     }
 }
 

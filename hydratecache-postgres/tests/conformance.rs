@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hydratecache::{Topic, Transport};
 use hydratecache_postgres::{PostgresConfig, PostgresTransport};
 use hydratecache_testkit::broker::Broker;
-use hydratecache_testkit::conformance::{Capability, Faults, Step, Subject};
+use hydratecache_testkit::conformance::{Capability, Faults, ProxiedLink, Step, Subject};
 use hydratecache_testkit::proxy::{Direction, FaultProxy};
 use support::{Session, in_pieces, postgres, within};
 
@@ -21,13 +21,7 @@ const QUEUE_BYTES: usize = 1 << 20;
 
 struct Postgres {
     broker: Broker,
-    link: Link,
-}
-
-/// The way through the proxy.
-struct Link {
-    url: String,
-    proxy: FaultProxy,
+    link: ProxiedLink,
 }
 
 impl Postgres {
@@ -37,7 +31,7 @@ impl Postgres {
         admin.run(&format!("CREATE ROLE conformance LOGIN PASSWORD '{SECRET}'")).await;
         let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
         let url = url(&proxy.addr().to_string());
-        Self { broker, link: Link { url, proxy } }
+        Self { broker, link: ProxiedLink::new(proxy, move || Box::pin(connect(url.clone()))) }
     }
 }
 
@@ -102,32 +96,6 @@ impl Subject for Postgres {
     }
 }
 
-impl Faults for Link {
-    fn connect(&self) -> Step<'_, Arc<dyn Transport>> {
-        Box::pin(connect(self.url.clone()))
-    }
-
-    fn cut(&self) -> Step<'_> {
-        self.proxy.cut();
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    fn heal(&self) -> Step<'_> {
-        Box::pin(async { Ok(self.proxy.heal()?) })
-    }
-
-    fn freeze(&self) -> Capability<Step<'_>> {
-        Capability::Present(Box::pin(async {
-            self.proxy.black_hole(Direction::Both);
-            Ok(())
-        }))
-    }
-
-    fn thaw(&self) -> Step<'_> {
-        Box::pin(async { Ok(self.proxy.heal()?) })
-    }
-}
-
 hydratecache_testkit::conformance_tests!(Postgres::start().await);
 
 /// The suite's own wait for a transport that was never connected, on an address that nobody
@@ -135,8 +103,8 @@ hydratecache_testkit::conformance_tests!(Postgres::start().await);
 #[tokio::test]
 async fn an_address_that_swallows_everything_is_an_error_within_five_seconds() {
     let postgres = Postgres::start().await;
-    postgres.link.proxy.black_hole(Direction::Both);
-    let attempt = connect(postgres.link.url.clone());
+    postgres.link.proxy().black_hole(Direction::Both);
+    let attempt = postgres.link.connect();
     let outcome = within(Duration::from_secs(5), attempt).await;
     let error = outcome.expect_err("nobody answers");
     assert!(!error.to_string().contains(SECRET), "{error}");

@@ -12,7 +12,7 @@ use fred::types::config::Config;
 use hydratecache::{Topic, Transport};
 use hydratecache_redis::{RedisConfig, RedisTransport};
 use hydratecache_testkit::broker::{Broker, Kind};
-use hydratecache_testkit::conformance::{Capability, Faults, Step, Subject};
+use hydratecache_testkit::conformance::{Capability, Faults, ProxiedLink, Step, Subject};
 use hydratecache_testkit::proxy::{Direction, FaultProxy};
 use support::admin;
 
@@ -21,13 +21,7 @@ const QUEUE_BYTES: usize = 1 << 20;
 
 struct Redis {
     broker: Broker,
-    link: Link,
-}
-
-/// The way through the proxy.
-struct Link {
-    url: String,
-    proxy: FaultProxy,
+    link: ProxiedLink,
 }
 
 impl Redis {
@@ -40,7 +34,7 @@ impl Redis {
         }
         let proxy = FaultProxy::start(broker.addr(), 1).expect("a proxy");
         let url = format!("redis://conformance:{SECRET}@{}", proxy.addr());
-        Self { broker, link: Link { url, proxy } }
+        Self { broker, link: ProxiedLink::new(proxy, move || Box::pin(connect(url.clone()))) }
     }
 
     fn url(&self, user: &str) -> String {
@@ -108,32 +102,6 @@ impl Subject for Redis {
     }
 }
 
-impl Faults for Link {
-    fn connect(&self) -> Step<'_, Arc<dyn Transport>> {
-        Box::pin(connect(self.url.clone()))
-    }
-
-    fn cut(&self) -> Step<'_> {
-        self.proxy.cut();
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    fn heal(&self) -> Step<'_> {
-        Box::pin(async { Ok(self.proxy.heal()?) })
-    }
-
-    fn freeze(&self) -> Capability<Step<'_>> {
-        Capability::Present(Box::pin(async {
-            self.proxy.black_hole(Direction::Both);
-            Ok(())
-        }))
-    }
-
-    fn thaw(&self) -> Step<'_> {
-        Box::pin(async { Ok(self.proxy.heal()?) })
-    }
-}
-
 hydratecache_testkit::conformance_tests!(Redis::start().await);
 
 /// The suite's own wait for a transport that was never connected, on an address that nobody
@@ -141,8 +109,8 @@ hydratecache_testkit::conformance_tests!(Redis::start().await);
 #[tokio::test]
 async fn an_address_that_swallows_everything_is_an_error_within_five_seconds() {
     let redis = Redis::start().await;
-    redis.link.proxy.black_hole(Direction::Both);
-    let attempt = connect(redis.link.url.clone());
+    redis.link.proxy().black_hole(Direction::Both);
+    let attempt = redis.link.connect();
     let outcome = support::within(Duration::from_secs(5), attempt).await;
     let error = outcome.expect_err("nobody answers");
     assert!(!error.to_string().contains(SECRET), "{error}");

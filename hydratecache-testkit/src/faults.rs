@@ -8,14 +8,9 @@
 //!
 //! # How to use it
 //! Write a [`Subject`]: a broker of its own, how to connect to it or to a proxy before it, and what
-//! its administrator can see and do. Then, in a test file of the transport's crate, with the
-//! subject that each test is to have:
-//!
-//! ```ignore
-//! hydratecache_testkit::fault_tests!(MySubject::start().await);
-//! ```
-//!
-//! `hydratecache-redis/tests/faults.rs` and `hydratecache-nats/tests/faults.rs` are the examples.
+//! its administrator can see and do. Then, in a test file of the transport's crate,
+//! [`fault_tests!`](crate::fault_tests) with the subject that each test is to have:
+//! `hydratecache-redis/tests/faults.rs` is the shortest example.
 //! With `HYDRATECACHE_EFFORT=full` outages last for minutes and races are run for long.
 //!
 //! A broker that keeps messages for those who are away has other answers to an outage (nothing is

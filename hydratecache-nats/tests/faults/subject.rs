@@ -33,22 +33,10 @@ impl Subject for Nats {
         setup: Setup,
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>>> {
         async move {
-            let mut config = NatsConfig::from_url(&format!("nats://{addr}"))?;
-            if let Some(limit) = setup.publish_limit {
-                config = config.with_publish_limit(limit);
-            }
-            if let Some(limit) = setup.subscribe_limit {
-                config = config.with_subscribe_limit(limit);
-            }
-            if let Some((interval, limit)) = setup.liveness {
-                config = config.with_liveness(interval, limit);
-            }
-            if let Some(bytes) = setup.queue_bytes {
-                config = config.with_queue_bytes(bytes);
-            }
-            if let Some(bytes) = setup.max_payload_bytes {
-                config = config.with_max_payload_bytes(bytes);
-            }
+            let config = hydratecache_testkit::set_up!(
+                NatsConfig::from_url(&format!("nats://{addr}"))?,
+                setup
+            );
             Ok(Arc::new(config.connect().await?) as Arc<dyn Transport>)
         }
         .boxed()

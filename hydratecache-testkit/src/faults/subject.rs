@@ -73,6 +73,31 @@ pub struct Setup {
     pub max_payload_bytes: Option<usize>,
 }
 
+/// A transport's configuration as a [`Setup`](crate::faults::Setup) asks for it. It has the setters of
+/// [`link_setters!`](hydratecache::link_setters) and `with_max_payload_bytes`.
+#[macro_export]
+macro_rules! set_up {
+    ($config:expr, $setup:expr) => {{
+        let (mut config, setup): (_, $crate::faults::Setup) = ($config, $setup);
+        if let Some(limit) = setup.publish_limit {
+            config = config.with_publish_limit(limit);
+        }
+        if let Some(limit) = setup.subscribe_limit {
+            config = config.with_subscribe_limit(limit);
+        }
+        if let Some((interval, limit)) = setup.liveness {
+            config = config.with_liveness(interval, limit);
+        }
+        if let Some(bytes) = setup.queue_bytes {
+            config = config.with_queue_bytes(bytes);
+        }
+        if let Some(bytes) = setup.max_payload_bytes {
+            config = config.with_max_payload_bytes(bytes);
+        }
+        config
+    }};
+}
+
 /// A connection of a transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connection {
