@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::time::timeout;
 
-use super::hydrator::source_is_slow;
+use super::hydrator::reload::source_is_slow;
 use super::leases::{Lease, Leases};
 use super::{Loaded, Source, SourceError};
 use crate::Key;
