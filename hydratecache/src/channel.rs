@@ -9,7 +9,7 @@ use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, Stream, StreamExt};
@@ -27,7 +27,9 @@ use crate::publisher::{Heartbeats, Lane, MAX_BATCH_BYTES, Publish};
 use crate::transport::Transport;
 use crate::version::HybridClock;
 use crate::wire::{Rejection, RejectionReason};
-use crate::{Error, ErrorKind, Key, Message, Result, Topic, Ttl, Version, VersionDomain};
+use crate::{
+    Error, ErrorKind, Key, Message, Origin, Result, Topic, Ttl, Version, VersionDomain, WallClock,
+};
 
 /// Typed publish and subscribe on one topic, over any transport.
 ///
@@ -50,7 +52,7 @@ pub(crate) struct Inner<T> {
     pub(crate) topic: Topic,
     pub(crate) codec: Arc<dyn Codec<T>>,
     domain: VersionDomain,
-    clock: Arc<HybridClock>,
+    pub(crate) clock: Arc<HybridClock>,
     lane: Lane,
     counters: Counters,
 }
@@ -109,6 +111,8 @@ impl<T: Send + Sync + 'static> Channel<T> {
             codec: Arc::new(codec),
             domain: VersionDomain::default(),
             heartbeats: Heartbeats::DEFAULT,
+            clock: WallClock::default(),
+            origin: None,
         }
     }
 
@@ -354,17 +358,14 @@ impl<T: 'static> Inner<T> {
             let rejection = Rejection::new(reason).with_key(message.key().cloned());
             self.count(rejection.with_sender(message.origin(), message.sequence()))
         };
-        let now = SystemTime::now();
         let version = match message.version() {
-            None if self.domain == VersionDomain::Clock => {
-                Version::clock(self.clock.tick(now, 1), None)
-            }
+            None if self.domain == VersionDomain::Clock => Version::clock(self.clock.tick(1), None),
             Some(version) if version.domain() == self.domain => version,
             _ => {
                 return Err(reject(RejectionReason::WrongVersionDomain { expected: self.domain }));
             }
         };
-        if self.domain == VersionDomain::Clock && !self.clock.hear(version.number(), now) {
+        if self.domain == VersionDomain::Clock && !self.clock.hear(version.number()) {
             return Err(reject(RejectionReason::VersionFromTheFuture));
         }
         Ok(version)
@@ -432,6 +433,8 @@ pub struct ChannelBuilder<T> {
     codec: Arc<dyn Codec<T>>,
     domain: VersionDomain,
     heartbeats: Heartbeats,
+    clock: WallClock,
+    origin: Option<Origin>,
 }
 
 impl<T> ChannelBuilder<T> {
@@ -450,15 +453,27 @@ impl<T> ChannelBuilder<T> {
         Self { heartbeats: Heartbeats { first, longest: longest.max(first) }, ..self }
     }
 
+    /// The wall clock that versions and the age of a TTL are read from (default: the system's).
+    pub fn with_wall_clock(self, clock: WallClock) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// The origin that this channel publishes as (default: a random one), for simulations that are to
+    /// repeat. Of one that published before, subscribers take new messages for old ones.
+    pub fn with_origin(self, origin: Origin) -> Self {
+        Self { origin: Some(origin), ..self }
+    }
+
     /// The channel.
     ///
     /// # Errors
     /// [`InvalidTopic`](crate::ErrorKind::InvalidTopic).
     pub fn build(self) -> Result<Channel<T>> {
         let topic = self.topic?;
-        let clock = Arc::new(HybridClock::default());
+        let clock = Arc::new(HybridClock::new(self.clock));
         let (transport, heartbeats) = (self.transport, self.heartbeats);
-        let lane = Lane::new(transport.clone(), topic.clone(), clock.clone(), heartbeats);
+        let origin = self.origin.unwrap_or_else(Origin::random);
+        let lane = Lane::new(transport.clone(), topic.clone(), origin, clock.clone(), heartbeats);
         Ok(Channel(Arc::new(Inner {
             transport,
             topic,

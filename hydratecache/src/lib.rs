@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod channel;
+mod clock;
 pub mod codec;
 mod error;
 pub mod fanout;
@@ -19,6 +20,7 @@ mod version;
 pub mod wire;
 
 pub use channel::{Change, Channel, Draft, Event, Update, Updates};
+pub use clock::WallClock;
 pub use error::{Error, ErrorKind, Result};
 pub use key::Key;
 pub use message::{ContentType, Kind, Message, Origin, Position, TraceParent};

@@ -20,7 +20,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::time::Instant;
@@ -147,13 +147,14 @@ impl Lane {
     pub(crate) fn new(
         transport: Arc<dyn Transport>,
         topic: Topic,
+        origin: Origin,
         clock: Arc<HybridClock>,
         heartbeats: Heartbeats,
     ) -> Self {
         Self(Arc::new(Inner {
             transport,
             topic,
-            origin: Origin::random(),
+            origin,
             clock,
             heartbeats,
             pulse: Pulse::default(),
@@ -247,7 +248,7 @@ impl Inner {
     /// tells every subscriber that it missed something.
     fn stamp(self: &Arc<Self>, order: &mut Order, batch: &mut [Message]) -> Sent {
         let data = batch.iter().filter(|message| message.kind != Kind::Heartbeat).count() as u64;
-        let first_clock = self.clock.tick(SystemTime::now(), data);
+        let first_clock = self.clock.tick(data);
         let sent = Sent { first_sequence: order.last_sequence + 1, first_clock };
         let mut offset = 0;
         for message in batch {

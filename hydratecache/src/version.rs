@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::Origin;
+use crate::{Origin, WallClock};
 
 /// Where the versions of a channel come from. Fixed when the channel is built, and carried on the
 /// wire: numbers of two domains are never compared.
@@ -80,26 +80,40 @@ impl Version {
 /// Kulkarni et al., "Logical Physical Clocks", 2014, packed into 64 bits: 48 of milliseconds since
 /// 1970 (until the year 10,889) and 16 of a counter, which carries into the milliseconds.
 #[derive(Debug, Default)]
-pub(crate) struct HybridClock(AtomicU64);
+pub(crate) struct HybridClock {
+    wall: WallClock,
+    last: AtomicU64,
+}
 
 impl HybridClock {
     /// How far ahead of the wall clock a heard number may be. One day passes every clock that is
     /// merely wrong; it stops a garbage number from deciding a key for ever.
     pub(crate) const MAX_AHEAD: Duration = Duration::from_secs(24 * 3600);
 
+    /// A clock on top of `wall`.
+    pub(crate) fn new(wall: WallClock) -> Self {
+        Self { wall, last: AtomicU64::default() }
+    }
+
+    /// What time the wall clock says it is.
+    pub(crate) fn now(&self) -> SystemTime {
+        self.wall.now()
+    }
+
     /// The first of `count` consecutive numbers, all above what this clock gave or heard.
-    pub(crate) fn tick(&self, now: SystemTime, count: u64) -> u64 {
-        let first = |last: u64| packed(now).max(last.saturating_add(1));
+    pub(crate) fn tick(&self, count: u64) -> u64 {
+        let now = packed(self.now());
+        let first = |last: u64| now.max(last.saturating_add(1));
         let next = |last: u64| Some(first(last).saturating_add(count.saturating_sub(1)));
-        let last = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         first(last.unwrap_or_else(|last| last))
     }
 
     /// Learns a number that was heard. `false`: it is too far ahead to be believed.
-    pub(crate) fn hear(&self, number: u64, now: SystemTime) -> bool {
-        let believable = number <= packed(now + Self::MAX_AHEAD);
+    pub(crate) fn hear(&self, number: u64) -> bool {
+        let believable = number <= packed(self.now() + Self::MAX_AHEAD);
         if believable {
-            self.0.fetch_max(number, Ordering::Relaxed);
+            self.last.fetch_max(number, Ordering::Relaxed);
         }
         believable
     }
@@ -112,33 +126,44 @@ fn packed(now: SystemTime) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use proptest::prelude::*;
 
+    /// A clock on a wall clock that shows `seconds` after 1970, and how to set that.
+    fn clock() -> (HybridClock, Arc<AtomicU64>) {
+        let seconds = Arc::new(AtomicU64::new(10_000));
+        let shown = seconds.clone();
+        let now = move || UNIX_EPOCH + Duration::from_secs(shown.load(Ordering::Relaxed));
+        (HybridClock::new(WallClock::new(now)), seconds)
+    }
+
     #[test]
     fn a_clock_that_stands_still_or_jumps_back_never_repeats_a_number() {
-        let clock = HybridClock::default();
-        let now = SystemTime::now();
-        let back = now - Duration::from_secs(3600);
-        let ticks: Vec<u64> = [now, now, back, back, now].map(|at| clock.tick(at, 3)).into();
+        let (clock, seconds) = clock();
+        let ticks: Vec<u64> = [10_000, 10_000, 6_400, 6_400, 10_000]
+            .map(|at| {
+                seconds.store(at, Ordering::Relaxed);
+                clock.tick(3)
+            })
+            .into();
         assert!(ticks.is_sorted_by(|a, b| a < b), "{ticks:?}");
     }
 
     #[test]
     fn a_write_after_hearing_a_fast_clock_is_newer_than_what_was_heard() {
-        let clock = HybridClock::default();
-        let now = SystemTime::now();
-        let heard = packed(now + Duration::from_secs(3600));
-        assert!(clock.hear(heard, now));
-        assert!(clock.tick(now, 1) > heard);
+        let (clock, _) = clock();
+        let heard = packed(clock.now() + Duration::from_secs(3600));
+        assert!(clock.hear(heard));
+        assert!(clock.tick(1) > heard);
     }
 
     #[test]
     fn a_number_from_the_far_future_is_not_believed() {
-        let clock = HybridClock::default();
-        let now = SystemTime::now();
-        assert!(!clock.hear(u64::MAX, now));
-        assert!(clock.tick(now, 1) < packed(now + Duration::from_secs(1)));
+        let (clock, _) = clock();
+        assert!(!clock.hear(u64::MAX));
+        assert_eq!(clock.tick(1), packed(clock.now()));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use backon::ExponentialBackoff;
 use futures::stream::Peekable;
@@ -383,7 +383,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     /// from here on the deadline is on the monotonic clock.
     #[allow(clippy::option_option)]
     fn expiry(&self, ttl: Option<Ttl>) -> Option<Option<Instant>> {
-        let left = match ttl.map(|ttl| ttl.remaining(SystemTime::now())) {
+        let left = match ttl.map(|ttl| ttl.remaining(self.channel.clock.now())) {
             None => None,
             Some(Remaining::Expired) => return None,
             Some(Remaining::Alive { left, from_the_future }) => {

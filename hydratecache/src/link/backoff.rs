@@ -31,6 +31,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_two_links_pause_alike() {
+        let pauses = || {
+            let mut pauses = Pauses::new();
+            [(); 4].map(|()| pauses.next())
+        };
+        assert_ne!(pauses(), pauses());
+    }
+
+    #[test]
     fn pauses_grow_to_half_a_second_and_never_end() {
         let mut pauses = Pauses::new();
         assert!((50..=100).contains(&pauses.next().as_millis()));

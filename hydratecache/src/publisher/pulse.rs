@@ -93,7 +93,7 @@ async fn insist(lane: &Weak<Inner>, longest: Duration) -> Option<()> {
             Err(error) if error.kind() != ErrorKind::Closed => {}
             _ => return Some(()),
         }
-        sleep(pause.mul_f64(1.0 + rand::random::<f64>())).await;
+        sleep(pause.mul_f64(1.0 + fastrand::f64())).await;
         pause = longest.min(pause.saturating_mul(2));
     }
 }

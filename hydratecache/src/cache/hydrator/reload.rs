@@ -29,7 +29,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     /// The source is to be read; until that is done, entries are suspect.
     pub(super) fn reload_soon(&mut self) {
         let now = Instant::now();
-        let jitter = self.settings.reload_jitter.mul_f64(rand::random());
+        let jitter = self.settings.reload_jitter.mul_f64(fastrand::f64());
         self.reload_at = self.reload_at.or(Some(self.rests_until.max(now + jitter)));
         self.change(|status| status.suspect(now));
     }
