@@ -3,7 +3,9 @@
 mod allocations;
 mod by_hand;
 mod envelope;
+mod fence;
 mod fresh_read;
+mod hydrated;
 mod memory;
 mod publish;
 mod reads;
@@ -39,6 +41,9 @@ pub const GROUPS: &[Group] = &[
     Group { names: reads::PINNED, measure: reads::pinned },
     Group { names: reads::WITH_TTL, measure: reads::with_ttl },
     Group { names: reads::MOKA, measure: reads::moka },
+    Group { names: hydrated::REPLICA, measure: hydrated::replica },
+    Group { names: hydrated::MOKA, measure: hydrated::moka },
+    Group { names: fence::NAMES, measure: fence::measure },
     Group { names: fresh_read::NAMES, measure: fresh_read::measure },
     Group { names: envelope::NAMES, measure: envelope::measure },
     Group { names: allocations::NAMES, measure: allocations::measure },

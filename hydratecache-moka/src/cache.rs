@@ -6,7 +6,7 @@ use std::future::ready;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 
-use hydratecache::cache::{Entry, LocalCache};
+use hydratecache::cache::{Entry, LocalCache, ReadCache};
 use hydratecache::{Key, Version};
 use moka::future::Cache;
 use moka::ops::compute::{CompResult, Op};
@@ -140,6 +140,17 @@ where
 
     async fn evict_expired(&self) {
         self.0.run_pending_tasks().await;
+    }
+}
+
+impl<T, K, S> ReadCache<T> for MokaCache<T, K, S>
+where
+    T: Send + Sync + 'static,
+    K: CacheKey,
+    S: BuildHasher + Clone + Send + Sync + 'static,
+{
+    async fn entry(&self, key: &str) -> Option<Entry<T>> {
+        Self::entry(self, key).await
     }
 }
 

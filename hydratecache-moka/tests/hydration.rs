@@ -11,7 +11,7 @@ use hydratecache::cache::{
     Entry, Freshness, GapAction, Hydration, Loaded, Mode, Source, SourceError, State,
 };
 use hydratecache::memory::{MemoryBroker, MemoryTransport};
-use hydratecache::{Channel, Key, Ttl, VersionDomain};
+use hydratecache::{Channel, Hydrated, Key, Ttl, VersionDomain};
 use hydratecache_moka::MokaCache;
 use moka::future::Cache;
 use moka::notification::RemovalCause;
@@ -86,6 +86,33 @@ async fn writes_reach_the_users_own_cache() {
     caught_up(&hydration).await;
     assert_eq!(value(&words, "a").await.as_deref(), Some("Ada"));
     assert_eq!(value(&words, "b").await, None);
+}
+
+#[tokio::test]
+async fn reads_go_through_the_users_own_cache_and_a_miss_is_loaded_into_it() {
+    let (scene, words) = (Scene::new(), words());
+    let users = Hydrated::builder(scene.reader.clone(), MokaCache::from(words.clone()))
+        .source(Table(vec![("a", "Ada", 1), ("b", "Bob", 1)]))
+        .with_hydration(|hydrate| hydrate.with_mode(Mode::UpdateIfPresent))
+        .start()
+        .await
+        .expect("starts");
+    assert!(users.read("a").await.is_none());
+    let reads = (0..100).map(|_| users.get_or_load("a"));
+    for read in futures::future::join_all(reads).await {
+        assert_eq!(*read.expect("the source answers").expect("it has a row"), "Ada");
+    }
+    assert_eq!(users.stats().loads, 1);
+    assert_eq!(value(&words, "a").await.as_deref(), Some("Ada"));
+    scene.put("a", "Eve", 2).await;
+    scene.put("b", "nobody has read it", 2).await;
+    caught_up(users.hydration()).await;
+    let read = users.read("a").await.expect("there");
+    assert_eq!(*read, "Eve");
+    assert!(read.freshness().proven_within().is_some());
+    assert!(users.read("b").await.is_none());
+    let bounded = users.get_within("a", Duration::from_secs(60)).await.expect("proven");
+    assert_eq!(bounded.as_deref().map(String::as_str), Some("Eve"));
 }
 
 #[tokio::test]

@@ -21,7 +21,10 @@
 //! ```
 
 mod deadline;
+mod fences;
+mod freshness;
 mod hydrate;
+mod hydrated;
 mod hydration;
 mod hydrator;
 mod leases;
@@ -37,8 +40,10 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+pub use freshness::{Freshness, State};
 pub use hydrate::Hydrate;
-pub use hydration::{Freshness, Hydration, State};
+pub use hydrated::{Hydrated, HydratedBuilder, Read};
+pub use hydration::Hydration;
 pub use leases::Lease;
 pub use policy::{GapAction, Mode};
 pub use replica::{Pinned, Replica};
@@ -90,6 +95,18 @@ pub trait LocalCache<T>: Send + Sync + 'static {
     fn evict_expired(&self) -> impl Future<Output = ()> + Send;
 }
 
+/// A cache that [`Hydrated`] can read: a handle to it, whose clones share it.
+pub trait ReadCache<T>: LocalCache<T> + Clone {
+    /// The entry of `key`, unless it has expired.
+    fn entry(&self, key: &str) -> impl Future<Output = Option<Entry<T>>> + Send;
+}
+
+/// A cache whose reads never wait.
+pub trait ReadNow<T>: ReadCache<T> {
+    /// The entry of `key`, unless it has expired.
+    fn entry_now(&self, key: &str) -> Option<Entry<T>>;
+}
+
 /// A cached value with what orders and dates it. Cloning shares the value.
 pub struct Entry<T> {
     value: Arc<T>,
@@ -100,7 +117,17 @@ pub struct Entry<T> {
 impl<T> Entry<T> {
     /// A value without version and without an end.
     pub fn new(value: T) -> Self {
-        Self { value: Arc::new(value), version: None, expires_at: None }
+        Self::of_shared(Arc::new(value))
+    }
+
+    fn of_shared(value: Arc<T>) -> Self {
+        Self { value, version: None, expires_at: None }
+    }
+
+    /// What was loaded, as long as nothing is known of its end.
+    fn of_loaded(loaded: &Loaded<T>) -> Self {
+        let version = loaded.version().map(Version::caller);
+        Self::of_shared(loaded.value.clone()).with_version(version)
     }
 
     /// The same value with a version.

@@ -42,6 +42,8 @@ pub enum ErrorKind {
     Broker,
     /// The caller's [`Source`](crate::cache::Source) failed.
     Source,
+    /// Nothing proves that the value is as fresh as was asked for. It may be.
+    Unproven,
 }
 
 impl ErrorKind {
@@ -51,7 +53,14 @@ impl ErrorKind {
     /// cache applies a version once.
     #[must_use]
     pub fn is_retryable(self) -> bool {
-        matches!(self, Self::Unavailable | Self::Timeout | Self::UnknownOutcome | Self::Source)
+        matches!(
+            self,
+            Self::Unavailable
+                | Self::Timeout
+                | Self::UnknownOutcome
+                | Self::Source
+                | Self::Unproven
+        )
     }
 }
 
@@ -73,6 +82,7 @@ impl fmt::Display for ErrorKind {
             Self::Closed => "closed",
             Self::Broker => "broker error",
             Self::Source => "source failed",
+            Self::Unproven => "freshness unproven",
         })
     }
 }

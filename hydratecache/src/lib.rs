@@ -19,6 +19,7 @@ mod ttl;
 mod version;
 pub mod wire;
 
+pub use cache::Hydrated;
 pub use channel::{Change, Channel, Draft, Event, Update, Updates};
 pub use clock::WallClock;
 pub use error::{Error, ErrorKind, Result};

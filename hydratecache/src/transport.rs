@@ -168,12 +168,23 @@ impl Limits {
 pub enum FenceScope {
     /// This process.
     Process,
-    /// One server: a Redis node, a NATS server. Behind a cluster's links nothing is proven.
+    /// One server, with which all publishers speak: a Redis node, a NATS server on its own.
     Server,
+    /// One server of a cluster: what publishers gave to the others is not covered, so that a fence
+    /// alone proves no freshness.
+    ClusterMember,
     /// One database.
     Database,
     /// Every partition of the topic.
     Partitions,
+}
+
+impl FenceScope {
+    /// Whether a fence covers what every publisher of the topic has written.
+    #[must_use]
+    pub const fn covers_all(self) -> bool {
+        !matches!(self, Self::ClusterMember)
+    }
 }
 
 /// Proof that everything accepted before [`asked_at`](Self::asked_at) has been delivered, or is

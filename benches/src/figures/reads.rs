@@ -21,7 +21,7 @@ pub(super) const PINNED: &[&str] = &["replica_pinned_get"];
 pub(super) const WITH_TTL: &[&str] = &["replica_get_with_ttl"];
 pub(super) const MOKA: &[&str] = &["moka_get_over_replica_get"];
 
-const ENTRIES: usize = 10_000;
+pub(super) const ENTRIES: usize = 10_000;
 const LONG: Duration = Duration::from_secs(3600);
 
 type Map = papaya::HashMap<Key, Arc<Product>, foldhash::fast::RandomState>;
@@ -51,9 +51,15 @@ pub(super) fn moka(bench: &Bench) -> Result<Vec<Figure>> {
 }
 
 /// Nanoseconds of CPU time per read.
-type Reads = fn(&Rows, Duration) -> f64;
+pub(super) type Reads = fn(&Rows, Duration) -> f64;
 
-fn figure(bench: &Bench, name: &str, ours: Reads, raw: Reads, ratio: Ratio) -> Result<Figure> {
+pub(super) fn figure(
+    bench: &Bench,
+    name: &str,
+    ours: Reads,
+    raw: Reads,
+    ratio: Ratio,
+) -> Result<Figure> {
     let rows = Rows::new()?;
     let rounds =
         bench.plan.interleave(|round| Ok(ours(&rows, round)), |round| Ok(raw(&rows, round)))?;
@@ -61,26 +67,26 @@ fn figure(bench: &Bench, name: &str, ours: Reads, raw: Reads, ratio: Ratio) -> R
 }
 
 /// What is read, and in which order.
-struct Rows {
+pub(super) struct Rows {
     keys: Vec<Key>,
     /// Copies of the keys, so that no read finds its key in the cache line of the map's.
-    order: Vec<String>,
+    pub(super) order: Vec<String>,
 }
 
 impl Rows {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let mut order = values::keys(ENTRIES);
         let keys = order.iter().map(|key| Ok(Key::new(key)?)).collect::<Result<_>>()?;
         order.shuffle(&mut rand::rng());
         Ok(Self { keys, order })
     }
 
-    fn entries(&self) -> impl Iterator<Item = (&Key, Product)> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&Key, Product)> {
         self.keys.iter().zip((0..).map(Product::nth))
     }
 
     /// Times `get` with every key in turn, after one pass that does not count.
-    fn time<V>(&self, round: Duration, mut get: impl FnMut(&str) -> Option<V>) -> f64 {
+    pub(super) fn time<V>(&self, round: Duration, mut get: impl FnMut(&str) -> Option<V>) -> f64 {
         let mut pass = || {
             for key in &self.order {
                 assert!(black_box(get(black_box(key))).is_some(), "a hit");
@@ -92,7 +98,7 @@ impl Rows {
 
     // Each round makes its maps anew: where one happens to lie in memory is not the figure.
 
-    fn replica(&self, life: Option<Duration>) -> Replica<Product> {
+    pub(super) fn replica(&self, life: Option<Duration>) -> Replica<Product> {
         let replica = Replica::new();
         let expires_at = life.map(|life| tokio::time::Instant::now() + life);
         for (key, value) in self.entries() {
@@ -110,7 +116,7 @@ impl Rows {
     }
 }
 
-fn replica_get(rows: &Rows, round: Duration) -> f64 {
+pub(super) fn replica_get(rows: &Rows, round: Duration) -> f64 {
     let replica = rows.replica(None);
     rows.time(round, |key| replica.get(key))
 }

@@ -6,8 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Deadlines count from the first one that was made.
-static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// Deadlines count from a day before the first one was made: what happened just before it, such as
+/// the asking for a fence, has its place too.
+static BEGIN: LazyLock<Instant> = LazyLock::new(|| {
+    // Not the clock of a test's runtime, which may stand anywhere: the process has one beginning.
+    let now = std::time::Instant::now();
+    Instant::from_std(now.checked_sub(Duration::from_secs(86_400)).unwrap_or(now))
+});
 
 /// A point on the monotonic clock: nanoseconds since [`BEGIN`], for up to 584 years.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,8 +26,23 @@ impl Deadline {
         Self(NonZeroU64::new(nanoseconds).unwrap_or(NonZeroU64::MIN))
     }
 
+    /// As [`at`](Self::at); none for what lies before all deadlines.
+    pub(super) fn of(instant: Instant) -> Option<Self> {
+        instant.checked_duration_since(*BEGIN).map(|_| Self::at(instant))
+    }
+
     pub(super) fn instant(self) -> Instant {
         *BEGIN + Duration::from_nanos(self.0.get())
+    }
+
+    /// The same point, to be stored in an atomic.
+    pub(super) fn nanoseconds(self) -> u64 {
+        self.0.get()
+    }
+
+    /// The point that [`nanoseconds`](Self::nanoseconds) gave; none for 0.
+    pub(super) fn from_nanoseconds(nanoseconds: u64) -> Option<Self> {
+        NonZeroU64::new(nanoseconds).map(Self)
     }
 
     pub(super) fn has_passed(self) -> bool {

@@ -33,9 +33,9 @@ type AskOnGap = Arc<dyn Fn(Gap) -> GapAction + Send + Sync>;
 /// ```
 #[must_use = "a hydration does not start until it is awaited"]
 pub struct Hydrate<T, C> {
-    channel: Channel<T>,
-    cache: C,
-    settings: Settings<T>,
+    pub(super) channel: Channel<T>,
+    pub(super) cache: C,
+    pub(super) settings: Settings<T>,
 }
 
 pub(super) struct Settings<T> {
@@ -47,6 +47,7 @@ pub(super) struct Settings<T> {
     pub(super) source_limit: Duration,
     pub(super) tombstones: usize,
     pub(super) tombstone_age: Duration,
+    pub(super) fence_interval: Option<Duration>,
 }
 
 impl<T> Settings<T> {
@@ -71,6 +72,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
             source_limit: Duration::from_secs(30),
             tombstones: 65_536,
             tombstone_age: Duration::from_secs(300),
+            fence_interval: None,
         };
         Self { channel, cache, settings }
     }
@@ -129,7 +131,19 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
         self
     }
 
-    async fn start(self) -> Result<Hydration<T>> {
+    /// Asks for a fence whenever the latest one is older than `interval`, so that
+    /// [`Freshness::proven_within`](super::Freshness::proven_within) is never much more while the
+    /// link is whole (default: none but the transport's own signs of life, 3 s).
+    ///
+    /// All hydrations over one connection share its fences: one small round trip an interval for
+    /// the process, however many topics it has. Less than a millisecond is taken as one.
+    pub fn with_fence_interval(mut self, interval: Duration) -> Self {
+        self.settings.fence_interval =
+            Some(interval.clamp(Duration::from_millis(1), Duration::from_secs(365 * 86_400)));
+        self
+    }
+
+    pub(super) async fn start(self) -> Result<Hydration<T>> {
         // Asked once, so that a callback's choice is checked when it is made.
         let reloads = self.settings.action(Gap::Unknown) == GapAction::Reload;
         if reloads && self.settings.source.is_none() {

@@ -2,15 +2,16 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::fences::Fences;
+use super::freshness::Gauge;
 use super::leases::Leases;
 use super::stats::Counters;
-use super::{HydrationStats, Lease, Loaded};
+use super::{Entry, Freshness, HydrationStats, Lease, Loaded, State};
 use crate::transport::{Fence, Transport};
 use crate::{Error, ErrorKind, Key, Result};
 
@@ -20,16 +21,18 @@ use crate::{Error, ErrorKind, Key, Result};
 pub struct Hydration<T> {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) can_reload: bool,
+    pub(super) fences: Fences,
+    pub(super) gauge: Arc<Gauge>,
     pub(super) status: watch::Receiver<Status>,
     pub(super) commands: mpsc::Sender<Command<T>>,
     pub(super) counters: Arc<Counters>,
     pub(super) leases: Arc<Leases>,
-    pub(super) _task: AbortOnDropHandle<()>,
+    pub(super) _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 /// What readers are asking of the hydrator's task, which alone writes to the cache.
 pub(super) enum Command<T> {
-    Fill { lease: Lease, loaded: Loaded<T>, stored: oneshot::Sender<Result<bool>> },
+    Fill { lease: Lease, loaded: Option<Loaded<T>>, answer: oneshot::Sender<Result<Filled<T>>> },
     Reload,
     Trust,
 }
@@ -45,6 +48,8 @@ pub(super) struct Status {
     pub(super) unrepaired_since: Option<Instant>,
     /// A gap was ignored: nothing proves freshness any more.
     pub(super) is_unproven: bool,
+    /// A fence covers one of several servers only: it proves nothing.
+    pub(super) is_partial: bool,
     /// Everything accepted before this was applied.
     pub(super) proven_at: Option<Instant>,
     /// The latest fence that was applied.
@@ -53,56 +58,57 @@ pub(super) struct Status {
     pub(super) source_error: Option<Error>,
 }
 
-/// How fresh a hydrated cache is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Freshness {
-    state: State,
-    proven_at: Option<Instant>,
+/// What became of a loaded value.
+#[derive(Debug)]
+pub(super) enum Filled<T> {
+    /// It is in the cache.
+    Stored(Entry<T>),
+    /// The cache holds the same or a newer version.
+    Resident,
+    /// Something newer arrived while it was loaded, or before: it is not the truth any more.
+    Overtaken,
+    /// What it says was removed, or cleared, at its version or a later one; or its life is over.
+    Gone,
 }
 
-/// Whether reads of a hydrated cache can be trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum State {
-    /// The cache is being filled for the first time.
-    Warming,
-    /// Every message has been applied, as far as the broker has delivered.
-    Live,
-    /// The link is lost, or a gap is not repaired yet: entries may be stale. Since when.
-    Suspect(Instant),
-    /// The hydration ended: the transport was closed, or the source or a codec panicked.
-    Stopped,
-}
-
-impl Freshness {
-    /// Whether reads can be trusted.
-    #[must_use]
-    pub fn state(self) -> State {
-        self.state
+impl Status {
+    /// Whether a fence that is applied now proves anything.
+    pub(super) fn can_prove(&self) -> bool {
+        self.is_warm
+            && self.disrupted_since.is_none()
+            && self.unrepaired_since.is_none()
+            && !self.is_unproven
+            && !self.is_partial
     }
 
-    /// Whether entries may be stale without anyone knowing which.
-    #[must_use]
-    pub fn is_suspect(self) -> bool {
-        matches!(self.state, State::Suspect(_) | State::Stopped)
+    /// Everything accepted before `at` has been applied, unless something is missing.
+    pub(super) fn prove(&mut self, at: Instant) {
+        if self.can_prove() {
+            self.proven_at = self.proven_at.max(Some(at));
+        }
     }
 
-    /// The proven bound: every write that the broker had accepted longer ago than this is in the
-    /// cache. It grows while nothing proves more, and is `None` before the first proof.
-    ///
-    /// Proofs come with every fence: with every liveness ping of the transport, and with
-    /// [`Hydration::caught_up`]. How far they reach is the transport's
-    /// [`FenceScope`](crate::FenceScope).
-    #[must_use]
-    pub fn proven_within(self) -> Option<Duration> {
-        self.proven_at.map(|at| at.elapsed())
+    pub(super) fn suspect(&mut self, since: Instant) {
+        self.unrepaired_since = self.unrepaired_since.or(Some(since));
+    }
+
+    pub(super) fn repaired(&mut self) {
+        self.unrepaired_since = None;
+        self.source_error = None;
+        self.is_unproven = false;
+    }
+
+    pub(super) fn state(&self) -> State {
+        let suspect = [self.disrupted_since, self.unrepaired_since].into_iter().flatten().min();
+        match suspect {
+            _ if !self.is_warm => State::Warming,
+            Some(since) => State::Suspect(since),
+            None => State::Live,
+        }
     }
 }
 
 impl<T: Send + Sync + 'static> Hydration<T> {
-    /// How long [`caught_up`](Self::caught_up) waits for the hydrator to apply what has arrived.
-    const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
-
     /// Waits until the cache has been filled from the source. Without one, or in a mode that fills
     /// on demand, that is so from the start.
     ///
@@ -122,19 +128,10 @@ impl<T: Send + Sync + 'static> Hydration<T> {
         }
     }
 
-    /// How fresh the cache is right now. Takes a few tens of nanoseconds.
+    /// How fresh the cache is right now. Takes a few nanoseconds.
     #[must_use]
     pub fn freshness(&self) -> Freshness {
-        let is_stopped = self.commands.is_closed();
-        let status = self.status.borrow();
-        let suspect = [status.disrupted_since, status.unrepaired_since].into_iter().flatten().min();
-        let state = match suspect {
-            _ if is_stopped => State::Stopped,
-            _ if !status.is_warm => State::Warming,
-            Some(since) => State::Suspect(since),
-            None => State::Live,
-        };
-        Freshness { state, proven_at: status.proven_at }
+        self.gauge.sample().freshness()
     }
 
     /// Waits until the cache's state satisfies `condition`, as after an outage.
@@ -157,7 +154,7 @@ impl<T: Send + Sync + 'static> Hydration<T> {
 
     /// Waits until every write that the broker had accepted before this call is in the cache.
     ///
-    /// Costs one round trip to the broker. A gap that is not repaired yet is not waited for:
+    /// Costs one round trip to the broker, which all who wait at the same time share. A gap that is not repaired yet is not waited for:
     /// look at the returned freshness.
     ///
     /// # Errors
@@ -166,17 +163,8 @@ impl<T: Send + Sync + 'static> Hydration<T> {
     /// # Cancel safety
     /// Dropping it changes nothing.
     pub async fn caught_up(&self) -> Result<Freshness> {
-        let fence = self.transport.fence().await?;
-        let mut status = self.status.clone();
-        let applied = status.wait_for(|status| status.fence >= Some(fence));
-        match timeout(Self::CATCH_UP_LIMIT, applied).await {
-            Ok(Ok(_)) => Ok(self.freshness()),
-            Ok(Err(_)) => Err(stopped()),
-            Err(_) => Err(Error::new(
-                ErrorKind::Timeout,
-                "the hydrator is more than 30 s behind; is its runtime blocked?",
-            )),
-        }
+        self.fences.ask().await?;
+        Ok(self.freshness())
     }
 
     /// The right to store what is now loaded for `key`. Take it before the load begins.
@@ -204,10 +192,8 @@ impl<T: Send + Sync + 'static> Hydration<T> {
                 format!("the lease of key {:?} belongs to another hydration", lease.key().as_str()),
             ));
         }
-        let (stored, answer) = oneshot::channel();
-        let fill = Command::Fill { lease, loaded, stored };
-        self.commands.send(fill).await.map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
+        let filled = fill(&self.commands, lease, Some(loaded)).await?;
+        Ok(matches!(filled, Filled::Stored(_)))
     }
 
     /// Reads the source again, as after a gap. Returns at once; the cache is suspect until it is
@@ -244,7 +230,19 @@ impl<T: Send + Sync + 'static> Hydration<T> {
     }
 }
 
-fn stopped() -> Error {
+/// Gives the hydrator what was loaded under `lease`, or that there is nothing to load.
+pub(super) async fn fill<T: Send + Sync>(
+    commands: &mpsc::Sender<Command<T>>,
+    lease: Lease,
+    loaded: Option<Loaded<T>>,
+) -> Result<Filled<T>> {
+    let (answer, filled) = oneshot::channel();
+    let fill = Command::Fill { lease, loaded, answer };
+    commands.send(fill).await.map_err(|_| stopped())?;
+    filled.await.map_err(|_| stopped())?
+}
+
+pub(super) fn stopped() -> Error {
     Error::closed("the hydration, or the transport under it,")
 }
 

@@ -13,8 +13,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::fences::{Fences, on_interval};
+use super::freshness::Gauge;
 use super::hydrate::Settings;
-use super::hydration::{Command, Hydration, Status};
+use super::hydration::{Command, Filled, Hydration, Status};
 use super::leases::{Lease, Leases};
 use super::ledger::Ledger;
 use super::refills::{Refill, Refills};
@@ -36,6 +38,8 @@ pub(super) struct Hydrator<T, C> {
     signals: Peekable<Subscription>,
     commands: mpsc::Receiver<Command<T>>,
     status: watch::Sender<Status>,
+    /// Shows the status to readers.
+    gauge: Arc<Gauge>,
     counters: Arc<Counters>,
     leases: Arc<Leases>,
     ledger: Ledger,
@@ -65,12 +69,18 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     ) -> Hydration<T> {
         let reads_first = settings.source.is_some() && settings.mode == Mode::Hydrate;
         let now = Instant::now();
-        let status = Status { is_warm: !reads_first, ..Status::default() };
+        let scope = channel.transport.limits().fence_scope;
+        let status =
+            Status { is_warm: !reads_first, is_partial: !scope.covers_all(), ..Status::default() };
+        let gauge = Arc::new(Gauge::default());
+        gauge.show(status.state(), None);
         let (status, watched) = watch::channel(status);
         let (sender, commands) = mpsc::channel(64);
         let counters = Arc::new(Counters::default());
         let leases = Arc::new(Leases::default());
         let transport = channel.transport.clone();
+        let fences = Fences::new(transport.clone(), watched.clone());
+        let fence_interval = settings.fence_interval;
         let can_reload = settings.source.is_some() || settings.mode == Mode::Invalidate;
         let hydrator = Self {
             ledger: Ledger::new(settings.tombstones, settings.tombstone_age),
@@ -84,18 +94,24 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             signals: signals.peekable(),
             commands,
             status,
+            gauge: gauge.clone(),
             counters: counters.clone(),
             leases: leases.clone(),
         };
-        let task = AbortOnDropHandle::new(tokio::spawn(hydrator.run().map(drop)));
+        let mut tasks = vec![tokio::spawn(hydrator.run().map(drop))];
+        if let Some(interval) = fence_interval {
+            tasks.push(tokio::spawn(on_interval(fences.clone(), interval)));
+        }
         Hydration {
             transport,
             can_reload,
+            fences,
+            gauge,
             status: watched,
             commands: sender,
             counters,
             leases,
-            _task: task,
+            _tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect(),
         }
     }
 
@@ -214,9 +230,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
 
     async fn command(&mut self, command: Command<T>) {
         match command {
-            Command::Fill { lease, loaded, stored } => {
+            Command::Fill { lease, loaded, answer } => {
                 // Nobody waits for the answer any more: that is the caller's choice.
-                let _ = stored.send(self.fill(lease, loaded).await);
+                let _ = answer.send(self.fill(lease, loaded).await);
             }
             Command::Reload if self.settings.mode == Mode::Invalidate => {
                 self.cache.clear(None).await;
@@ -396,58 +412,49 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         Some(left.and_then(|left| Instant::now().checked_add(left)))
     }
 
-    async fn fill(&mut self, lease: Lease, loaded: Loaded<T>) -> Result<bool> {
+    async fn fill(&mut self, lease: Lease, loaded: Option<Loaded<T>>) -> Result<Filled<T>> {
         // A version is no guard of its own: an update of an absent key leaves none to compare with.
         if !lease.is_intact() {
             self.counters.leases_broken.increment();
-            return Ok(false);
+            return Ok(Filled::Overtaken);
         }
+        let Some(loaded) = loaded else {
+            self.cache.remove(lease.key(), None).await;
+            return Ok(Filled::Gone);
+        };
         self.store(lease.key(), loaded).await
     }
 
     /// Stores what was loaded; one without a version was guarded by the caller.
-    async fn store(&mut self, key: &Key, loaded: Loaded<T>) -> Result<bool> {
+    async fn store(&mut self, key: &Key, loaded: Loaded<T>) -> Result<Filled<T>> {
         let version = loaded.version.map(Version::caller);
         if let Some(version) = version {
             self.channel.check_domain(version)?;
             if !self.ledger.admits(key, version) {
                 self.count(false);
-                return Ok(false);
+                let is_gone = self.ledger.has_removed(key, version);
+                return Ok(if is_gone { Filled::Gone } else { Filled::Overtaken });
             }
         }
         let Some(expires_at) = self.expiry(loaded.ttl) else {
-            return Ok(false);
+            return Ok(Filled::Gone);
         };
-        let entry = Entry::new(loaded.value).with_version(version).with_expiry(expires_at);
-        let is_stored = self.cache.put(key, entry).await;
+        let entry = Entry::of_shared(loaded.value).with_version(version).with_expiry(expires_at);
+        let is_stored = self.cache.put(key, entry.clone()).await;
         self.count(is_stored);
-        Ok(is_stored)
+        Ok(if is_stored { Filled::Stored(entry) } else { Filled::Resident })
     }
 
     fn change(&self, change: impl FnOnce(&mut Status)) {
-        self.status.send_modify(change);
+        self.status.send_modify(|status| {
+            change(status);
+            self.gauge.show(status.state(), status.proven_at);
+        });
     }
 }
 
-impl Status {
-    /// Everything accepted before `at` has been applied, unless something is missing.
-    fn prove(&mut self, at: Instant) {
-        let is_proven = self.is_warm
-            && self.disrupted_since.is_none()
-            && self.unrepaired_since.is_none()
-            && !self.is_unproven;
-        if is_proven {
-            self.proven_at = self.proven_at.max(Some(at));
-        }
-    }
-
-    fn suspect(&mut self, since: Instant) {
-        self.unrepaired_since = self.unrepaired_since.or(Some(since));
-    }
-
-    fn repaired(&mut self) {
-        self.unrepaired_since = None;
-        self.source_error = None;
-        self.is_unproven = false;
+impl<T, C> Drop for Hydrator<T, C> {
+    fn drop(&mut self) {
+        self.gauge.stop();
     }
 }

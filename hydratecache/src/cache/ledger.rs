@@ -85,9 +85,12 @@ impl Ledger {
     /// Whether a put of `key` with `version` is newer than its removal, and not older than a put
     /// that the cache may have evicted since.
     pub(super) fn admits(&self, key: &Key, version: Version) -> bool {
-        version.is_newer_than(self.removals.version(key))
-            && version.is_newer_than(self.cleared)
-            && !version.is_older_than(self.puts.version(key))
+        !self.has_removed(key, version) && !version.is_older_than(self.puts.version(key))
+    }
+
+    /// Whether a removal or a clear that is not older than `version` was applied.
+    pub(super) fn has_removed(&self, key: &Key, version: Version) -> bool {
+        !version.is_newer_than(self.removals.version(key)) || !version.is_newer_than(self.cleared)
     }
 
     /// `key` has `version`, and its entry may not be there to say so.

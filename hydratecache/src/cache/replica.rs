@@ -7,7 +7,7 @@ use papaya::{HashMapRef, LocalGuard};
 use tokio::time::Instant;
 
 use super::deadline::Deadline;
-use super::{Entry, LocalCache};
+use super::{Entry, LocalCache, ReadCache, ReadNow};
 use crate::{Key, Version};
 
 /// A copy of a whole topic in a lock-free map ([`papaya`]), for values that fit into memory.
@@ -149,6 +149,18 @@ impl<T: Send + Sync + 'static> LocalCache<T> for Replica<T> {
         let now = Deadline::at(Instant::now());
         let (map, _writing) = self.write();
         map.retain(|_, entry| entry.expires_at.is_none_or(|at| at > now));
+    }
+}
+
+impl<T: Send + Sync + 'static> ReadCache<T> for Replica<T> {
+    async fn entry(&self, key: &str) -> Option<Entry<T>> {
+        Self::entry(self, key)
+    }
+}
+
+impl<T: Send + Sync + 'static> ReadNow<T> for Replica<T> {
+    fn entry_now(&self, key: &str) -> Option<Entry<T>> {
+        Self::entry(self, key)
     }
 }
 

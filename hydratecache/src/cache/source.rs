@@ -53,7 +53,7 @@ impl fmt::Debug for Snapshot {
 
 /// A value that was read from a [`Source`].
 pub struct Loaded<T> {
-    pub(super) value: T,
+    pub(super) value: Arc<T>,
     pub(super) version: Option<u64>,
     pub(super) ttl: Option<Ttl>,
     pub(super) snapshot: Option<Snapshot>,
@@ -61,13 +61,13 @@ pub struct Loaded<T> {
 
 impl<T> Loaded<T> {
     /// A value without version and TTL.
-    pub const fn new(value: T) -> Self {
-        Self { value, version: None, ttl: None, snapshot: None }
+    pub fn new(value: T) -> Self {
+        Self { value: Arc::new(value), version: None, ttl: None, snapshot: None }
     }
 
     /// The value, for the reader that loaded it.
     #[must_use]
-    pub const fn value(&self) -> &T {
+    pub fn value(&self) -> &T {
         &self.value
     }
 

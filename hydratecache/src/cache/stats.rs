@@ -55,6 +55,12 @@ stats! {
     leases_broken,
     /// Removals that were forgotten for want of room before their time.
     tombstones_dropped,
+    /// Loads of single keys from the source that readers asked for.
+    loads,
+    /// Those of them that failed.
+    load_failures,
+    /// Reads that waited for a load that another read had begun.
+    loads_shared,
 }
 
 #[derive(Default)]

@@ -1,0 +1,170 @@
+//! How fresh a hydrated cache is, kept where every read can ask for the price of two loads.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::deadline::Deadline;
+
+/// How fresh a hydrated cache is, or was when it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    state: State,
+    proven_at: Option<Instant>,
+}
+
+/// Whether reads of a hydrated cache can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum State {
+    /// The cache is being filled for the first time.
+    Warming,
+    /// Every message has been applied, as far as the broker has delivered.
+    Live,
+    /// The link is lost, or a gap is not repaired yet: entries may be stale. Since when.
+    Suspect(Instant),
+    /// The hydration ended: the transport was closed, or the source or a codec panicked.
+    Stopped,
+}
+
+impl Freshness {
+    /// Whether reads can be trusted.
+    #[must_use]
+    pub fn state(self) -> State {
+        self.state
+    }
+
+    /// Whether entries may be stale without anyone knowing which.
+    #[must_use]
+    pub fn is_suspect(self) -> bool {
+        matches!(self.state, State::Suspect(_) | State::Stopped)
+    }
+
+    /// The proven bound: every write that the broker had accepted longer ago than this is in the
+    /// cache. It grows while nothing proves more, and is `None` before the first proof.
+    ///
+    /// Proofs come with every fence: with every liveness ping of the transport, on an interval
+    /// ([`Hydrate::with_fence_interval`](super::Hydrate::with_fence_interval)), and with
+    /// [`Hydration::caught_up`](super::Hydration::caught_up). They reach as far as the transport's
+    /// [`FenceScope`](crate::FenceScope); where that is one server among several, there is none.
+    #[must_use]
+    pub fn proven_within(self) -> Option<Duration> {
+        self.proven_at.map(|at| at.elapsed())
+    }
+
+    /// When the latest proof was asked for: every write that the broker had accepted before is in
+    /// the cache.
+    #[must_use]
+    pub fn proven_at(self) -> Option<Instant> {
+        self.proven_at
+    }
+}
+
+/// Where a hydrator stands, for readers that take no lock.
+#[derive(Default)]
+pub(super) struct Gauge {
+    state: AtomicU64,
+    proven_at: AtomicU64,
+}
+
+/// What a [`Gauge`] showed: taken *before* the cache is read, it holds for what is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sample {
+    state: u64,
+    proven_at: u64,
+}
+
+const WARMING: u64 = 0;
+const LIVE: u64 = 1;
+const STOPPED: u64 = 2;
+/// From here on a state is since when it is suspect, in nanoseconds.
+const SUSPECT: u64 = 3;
+
+impl Gauge {
+    /// The latest proof is shown only once all that it proves is in the cache.
+    pub(super) fn show(&self, state: State, proven_at: Option<Instant>) {
+        let state = match state {
+            State::Warming => WARMING,
+            State::Live => LIVE,
+            State::Stopped => STOPPED,
+            State::Suspect(since) => Deadline::at(since).nanoseconds().max(SUSPECT),
+        };
+        let proven_at = nanoseconds(proven_at);
+        self.state.store(state, Ordering::Release);
+        self.proven_at.store(proven_at, Ordering::Release);
+    }
+
+    pub(super) fn stop(&self) {
+        self.state.store(STOPPED, Ordering::Release);
+    }
+
+    pub(super) fn sample(&self) -> Sample {
+        let proven_at = self.proven_at.load(Ordering::Acquire);
+        Sample { proven_at, state: self.state.load(Ordering::Acquire) }
+    }
+}
+
+impl Sample {
+    /// The same, for a value that was read from the source, beginning at `at`.
+    pub(super) fn or_proven_at(self, at: Option<Instant>) -> Self {
+        Self { proven_at: self.proven_at.max(nanoseconds(at)), ..self }
+    }
+
+    pub(super) fn freshness(self) -> Freshness {
+        let state = match self.state {
+            WARMING => State::Warming,
+            LIVE => State::Live,
+            STOPPED => State::Stopped,
+            since => Deadline::from_nanoseconds(since)
+                .map_or(State::Warming, |since| State::Suspect(since.instant())),
+        };
+        let proven_at = Deadline::from_nanoseconds(self.proven_at).map(Deadline::instant);
+        Freshness { state, proven_at }
+    }
+}
+
+/// A time of asking, never as a later one than it is.
+fn nanoseconds(at: Option<Instant>) -> u64 {
+    at.and_then(Deadline::of).map_or(0, Deadline::nanoseconds)
+}
+
+impl fmt::Debug for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.freshness().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gauge_shows_what_it_was_given() {
+        let gauge = Gauge::default();
+        let nothing = Freshness { state: State::Warming, proven_at: None };
+        assert_eq!(gauge.sample().freshness(), nothing);
+        let now = Instant::now();
+        for state in [State::Live, State::Warming, State::Suspect(now), State::Stopped] {
+            gauge.show(state, Some(now));
+            let shown = Freshness { state, proven_at: Some(now) };
+            assert_eq!(gauge.sample().freshness(), shown);
+        }
+        gauge.show(State::Live, Some(now));
+        gauge.stop();
+        assert_eq!(gauge.sample().freshness().state(), State::Stopped);
+    }
+
+    #[test]
+    fn a_proof_is_never_shown_as_younger_than_it_is() {
+        let gauge = Gauge::default();
+        let now = Instant::now();
+        let _later = Deadline::at(now + Duration::from_secs(5));
+        for ago in [0, 1, 999, 1_000_000_007] {
+            let asked_at = now.checked_sub(Duration::from_nanos(ago)).unwrap_or(now);
+            gauge.show(State::Live, Some(asked_at));
+            assert!(gauge.sample().freshness().proven_at() <= Some(asked_at));
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! [`Hydrated`]: a cache that is kept warm and that reads go through, so that a miss is loaded
+//! once and every read says how fresh it is.
+
+mod builder;
+mod flights;
+mod loader;
+mod read;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+pub use builder::HydratedBuilder;
+pub use read::Read;
+
+use super::freshness::{Gauge, Sample};
+use super::{Freshness, Hydration, HydrationStats, ReadCache, ReadNow, State};
+use crate::{Channel, Error, ErrorKind, Key, Result};
+use builder::Policy;
+use loader::{Found, Loader, Why};
+
+/// A cache that is kept warm from a channel and that reads go through.
+///
+/// It stands on a [`Hydration`], which fills the cache, and adds what a reader wants: a value with
+/// its freshness, one load for a missing key however many ask for it, and values that are proven
+/// to be no older than asked for. Cloning is cheap and shares all; dropping the last clone stops
+/// the hydration.
+///
+/// ```
+/// use std::time::Duration;
+/// use hydratecache::cache::Replica;
+/// use hydratecache::{Channel, Hydrated, memory::MemoryBroker};
+/// # use futures::{FutureExt, StreamExt, future::BoxFuture, stream::{self, BoxStream}};
+/// # use hydratecache::{Key, cache::{Loaded, Source, SourceError}};
+/// # struct Table;
+/// # impl Source<String> for Table {
+/// #     fn load(&self, key: Key) -> BoxFuture<'_, Result<Option<Loaded<String>>, SourceError>> {
+/// #         async move { Ok(Some(Loaded::new(format!("row of {}", key.as_str())))) }.boxed()
+/// #     }
+/// #     fn scan(&self) -> BoxStream<'_, Result<(Key, Loaded<String>), SourceError>> {
+/// #         stream::empty().boxed()
+/// #     }
+/// # }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> hydratecache::Result<()> {
+/// # let (broker, table) = (MemoryBroker::new(), Table);
+/// let channel = Channel::<String>::new(broker.connect(), "users")?;
+/// let users = Hydrated::builder(channel, Replica::new()).source(table).start().await?;
+/// users.ready().await?;
+///
+/// assert!(users.get("user:1").is_none());              // local, tens of nanoseconds
+/// let user = users.get_or_load("user:1").await?;       // one load per key at a time
+/// assert_eq!(user.as_deref().map(String::as_str), Some("row of user:1"));
+///
+/// let user = users.get_within("user:1", Duration::from_millis(200)).await?.expect("loaded");
+/// assert!(user.freshness().proven_within().is_some_and(|age| age < Duration::from_millis(200)));
+/// # Ok(()) }
+/// ```
+#[must_use = "dropping the last clone stops the hydration"]
+pub struct Hydrated<T, C> {
+    cache: C,
+    gauge: Arc<Gauge>,
+    shared: Arc<Shared<T, C>>,
+}
+
+struct Shared<T, C> {
+    channel: Channel<T>,
+    hydration: Hydration<T>,
+    loader: Loader<T, C>,
+    policy: Policy,
+}
+
+impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
+    /// Settings for `cache`, filled from `channel`, that begin with the defaults.
+    #[allow(clippy::needless_pass_by_value, reason = "a channel is a handle, as a cache is")]
+    pub fn builder(channel: Channel<T>, cache: C) -> HydratedBuilder<T, C> {
+        HydratedBuilder::new(&channel, cache)
+    }
+
+    fn new(
+        channel: Channel<T>,
+        cache: C,
+        hydration: Hydration<T>,
+        loader: Loader<T, C>,
+        policy: Policy,
+    ) -> Self {
+        let gauge = hydration.gauge.clone();
+        Self { cache, gauge, shared: Arc::new(Shared { channel, hydration, loader, policy }) }
+    }
+
+    /// Waits until the cache has been filled from the source. Without one, or in a mode that fills
+    /// on demand, that is so from the start.
+    ///
+    /// # Errors
+    /// As [`Hydration::ready`].
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn ready(&self) -> Result<()> {
+        self.shared.hydration.ready().await
+    }
+
+    /// How fresh the cache is right now. Takes a few nanoseconds.
+    #[must_use]
+    pub fn freshness(&self) -> Freshness {
+        self.gauge.sample().freshness()
+    }
+
+    /// The value of `key`, if the cache has it. As [`get`](Self::get), for caches whose reads may
+    /// wait.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn read(&self, key: &str) -> Option<Read<T>> {
+        // Before the cache is read: what is proven until now is in what is read then.
+        let sample = self.gauge.sample();
+        let entry = self.cache.entry(key).await?;
+        Some(Read::new(entry, sample))
+    }
+
+    /// The value of `key`, from the cache or else from the source, which is asked once however
+    /// many callers of this process wait for it. `None`: the source has none.
+    ///
+    /// What is loaded fills the cache, unless an update of the key arrived after the load began:
+    /// then that update decides, and the key is loaded again if it brought no value.
+    ///
+    /// # Errors
+    /// `InvalidKey`; `Source` if the source failed, panicked or was too slow; `InvalidInput`
+    /// without a source; `InvalidVersion` if the source gives versions and the channel's clock does
+    /// too; `Timeout` beyond [`HydratedBuilder::with_read_limit`].
+    ///
+    /// # Cancel safety
+    /// The load goes on for others, and to fill the cache, until the last clone is dropped.
+    pub async fn get_or_load(&self, key: impl AsRef<str> + Send) -> Result<Option<Read<T>>> {
+        let key = key.as_ref();
+        if let Some(read) = self.read(key).await {
+            return Ok(Some(read));
+        }
+        let key = Key::new(key)?;
+        let called = Instant::now();
+        let found = self.load(&key, Why::Missing, |found| found.holds_since(called)).await?;
+        Ok(found.into_read())
+    }
+
+    /// The value of `key`, proven to be the truth of no longer than `age` ago. `None`: at that
+    /// time it had none, as far as the source says; without a source, as far as this process has
+    /// heard.
+    ///
+    /// If the latest proof is older, a fence is asked for, shared by all who wait: one round trip
+    /// to the broker. Where no fence can prove it, as in an outage, the source is asked.
+    ///
+    /// What is proven: every write that was acknowledged to its publisher (with a publish inside
+    /// the transaction: every committed one) longer ago than `age` is in the value, whoever wrote
+    /// it. The source is taken for the truth: one that lags behind what it published breaks that.
+    ///
+    /// # Errors
+    /// `Unproven` says why nothing is proven: the link is lost, a gap is not repaired, the fence
+    /// covers one server of a cluster only, or the proof took longer than `age`. `InvalidKey`;
+    /// `Source`; `Timeout` beyond [`HydratedBuilder::with_read_limit`].
+    ///
+    /// # Cancel safety
+    /// As [`get_or_load`](Self::get_or_load).
+    pub async fn get_within(
+        &self,
+        key: impl AsRef<str> + Send,
+        age: Duration,
+    ) -> Result<Option<Read<T>>> {
+        let key = Key::new(key)?;
+        let proof = match self.proof(age).await {
+            Ok(proof) => proof,
+            Err(_) if self.shared.loader.has_source() => return self.load_within(&key, age).await,
+            Err(why) => return Err(why),
+        };
+        match self.cache.entry(key.as_str()).await {
+            Some(entry) => {
+                let read = Read::new(entry, proof);
+                // A cache whose reads wait may have used the time up.
+                if is_within(read.freshness(), age) { Ok(Some(read)) } else { Err(took_long(age)) }
+            }
+            None if self.shared.loader.has_source() => self.load_within(&key, age).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Waits until every write that the broker had accepted before this call is in the cache.
+    ///
+    /// # Errors
+    /// As [`Hydration::caught_up`].
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn caught_up(&self) -> Result<Freshness> {
+        self.shared.hydration.caught_up().await
+    }
+
+    /// The hydration that fills the cache.
+    pub fn hydration(&self) -> &Hydration<T> {
+        &self.shared.hydration
+    }
+
+    /// The channel, to publish on.
+    #[must_use]
+    pub fn channel(&self) -> &Channel<T> {
+        &self.shared.channel
+    }
+
+    /// The cache itself. What is read there says nothing of its freshness.
+    #[must_use]
+    pub fn cache(&self) -> &C {
+        &self.cache
+    }
+
+    /// What has been done so far.
+    #[must_use]
+    pub fn stats(&self) -> HydrationStats {
+        self.shared.hydration.stats()
+    }
+
+    /// What the cache shows, where it is proven within `age`; if need be, by a fence.
+    async fn proof(&self, age: Duration) -> Result<Sample> {
+        let sample = self.gauge.sample();
+        if is_within(sample.freshness(), age) {
+            return Ok(sample);
+        }
+        let hydration = &self.shared.hydration;
+        if !hydration.status.borrow().can_prove() {
+            return Err(self.why_unproven(None));
+        }
+        let called = Instant::now();
+        let asking = async {
+            // One that is under way already may come back in time; if not, another one goes out.
+            let earliest = called.checked_sub(age / 2).unwrap_or(called);
+            let fence = hydration.fences.ask_since(earliest).await?;
+            if fence.asked_at() < called && !is_within(self.freshness(), age) {
+                hydration.fences.ask().await?;
+            }
+            Ok(())
+        };
+        let asked = timeout(self.shared.policy.read_limit, asking).await;
+        let sample = self.gauge.sample();
+        match asked {
+            _ if is_within(sample.freshness(), age) => Ok(sample),
+            Ok(Ok(())) if hydration.status.borrow().can_prove() => Err(took_long(age)),
+            Ok(Ok(())) => Err(self.why_unproven(None)),
+            Ok(Err(why)) => Err(self.why_unproven(Some(why))),
+            Err(_) => Err(took_long(age)),
+        }
+    }
+
+    fn why_unproven(&self, cause: Option<Error>) -> Error {
+        let status = self.shared.hydration.status.borrow();
+        let why = match status.state() {
+            _ if status.is_partial => {
+                "the broker is a cluster, and a fence covers one of its servers only"
+            }
+            State::Warming => "the cache is being filled for the first time",
+            _ if status.disrupted_since.is_some() => "the link to the broker is lost",
+            State::Suspect(_) => "messages were lost and the cache is not repaired yet",
+            _ if status.is_unproven => "a gap was ignored",
+            _ => "the broker did not answer a fence",
+        };
+        let error = Error::new(
+            ErrorKind::Unproven,
+            format!("{why}, and there is no source to ask instead; read without a bound, or later"),
+        );
+        match cause {
+            Some(cause) => error.with_source(cause),
+            None => error,
+        }
+    }
+
+    async fn load_within(&self, key: &Key, age: Duration) -> Result<Option<Read<T>>> {
+        let called = Instant::now();
+        let is_enough = |found: &Found<T>| {
+            let is_own = found.began() >= Some(called);
+            is_own || (found.holds_since(called) && is_proven_within(found.proven_at(), age))
+        };
+        let found = self.load(key, Why::NotFresh, is_enough).await?;
+        let is_fresh = is_proven_within(found.proven_at(), age);
+        if is_fresh { Ok(found.into_read()) } else { Err(took_long(age)) }
+    }
+
+    async fn load(
+        &self,
+        key: &Key,
+        why: Why,
+        is_enough: impl Fn(&Found<T>) -> bool + Send,
+    ) -> Result<Found<T>> {
+        let limit = self.shared.policy.read_limit;
+        let load = self.shared.loader.load(key, why, is_enough);
+        timeout(limit, load).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "key {:?} was not loaded within {limit:?}; the load goes on, so try again",
+                    key.as_str()
+                ),
+            ))
+        })
+    }
+}
+
+impl<T: Send + Sync + 'static, C: ReadNow<T>> Hydrated<T, C> {
+    /// The value of `key`, if the cache has it, with how fresh it is. Takes as long as a read of
+    /// the cache.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<Read<T>> {
+        // Before the cache is read: what is proven until now is in what is read then.
+        let sample = self.gauge.sample();
+        let entry = self.cache.entry_now(key)?;
+        Some(Read::new(entry, sample))
+    }
+}
+
+fn is_within(freshness: Freshness, age: Duration) -> bool {
+    is_proven_within(freshness.proven_at(), age)
+}
+
+fn is_proven_within(proven_at: Option<Instant>, age: Duration) -> bool {
+    proven_at.is_some_and(|at| at.elapsed() <= age)
+}
+
+fn took_long(age: Duration) -> Error {
+    Error::new(
+        ErrorKind::Unproven,
+        format!("the proof took longer than the {age:?} that it was asked for; ask for more"),
+    )
+}
+
+impl<T, C: Clone> Clone for Hydrated<T, C> {
+    fn clone(&self) -> Self {
+        let Self { cache, gauge, shared } = self;
+        Self { cache: cache.clone(), gauge: gauge.clone(), shared: shared.clone() }
+    }
+}
+
+impl<T, C> fmt::Debug for Hydrated<T, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hydrated")
+            .field("channel", &self.shared.channel)
+            .field("freshness", &self.gauge.sample())
+            .field("policy", &self.shared.policy)
+            .finish_non_exhaustive()
+    }
+}
