@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_nats::{ConnectOptions, ServerAddr, ServerInfo};
@@ -31,6 +31,8 @@ pub struct NatsConfig {
     max_payload_bytes: usize,
     /// What the server that was connected to last carries.
     server_limit: Arc<AtomicUsize>,
+    /// Whether it belongs to a cluster.
+    is_in_a_cluster: Arc<AtomicBool>,
     /// Further servers of the cluster, as the one that was connected to last told.
     discovered: Arc<Mutex<Vec<ServerAddr>>>,
 }
@@ -82,6 +84,7 @@ impl NatsConfig {
             settings: Settings::default(),
             max_payload_bytes: usize::MAX,
             server_limit: Arc::default(),
+            is_in_a_cluster: Arc::default(),
             discovered: Arc::default(),
         }
     }
@@ -191,7 +194,7 @@ impl NatsConfig {
     /// A dropped future leaves no connection behind.
     pub async fn connect(mut self) -> Result<NatsTransport> {
         // Of this transport alone.
-        (self.server_limit, self.discovered) = <_>::default();
+        (self.server_limit, self.is_in_a_cluster, self.discovered) = <_>::default();
         // Whether a server wants TLS is known when it answers.
         self.options = self.options.tls_client_config(self.trust.client_if_needed()?);
         let name = "hydratecache subscriber";
