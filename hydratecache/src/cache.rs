@@ -23,6 +23,7 @@
 mod deadline;
 mod fences;
 mod freshness;
+mod heads;
 mod hydrate;
 mod hydrated;
 mod hydration;

@@ -17,7 +17,7 @@ pub use read::Read;
 
 use super::freshness::{Gauge, Sample};
 use super::{Freshness, Hydration, HydrationStats, ReadCache, ReadNow, State};
-use crate::{Channel, Error, ErrorKind, Key, Result};
+use crate::{Channel, Error, ErrorKind, Key, Result, Token};
 use builder::Policy;
 use loader::{Found, Loader, Why};
 
@@ -193,6 +193,34 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
     /// Dropping it changes nothing.
     pub async fn caught_up(&self) -> Result<Freshness> {
         self.shared.hydration.caught_up().await
+    }
+
+    /// Waits until the write that `token` names is in the cache, or one that replaced it: whoever
+    /// wrote reads what it wrote, here or in another process that was given the token.
+    ///
+    /// ```
+    /// # use hydratecache::cache::Replica;
+    /// # use hydratecache::{Channel, Hydrated, Token, memory::MemoryBroker};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> hydratecache::Result<()> {
+    /// # let broker = MemoryBroker::new();
+    /// # let writer = Channel::<String>::new(broker.connect(), "users")?;
+    /// # let reader = Channel::<String>::new(broker.connect(), "users")?;
+    /// # let users = Hydrated::builder(reader, Replica::new()).start().await?;
+    /// // One request writes, and its answer carries the token …
+    /// let cookie = Token::from(writer.publish("user:1", &"Ada".to_owned()).await?).to_string();
+    /// // … which the next request brings to another instance.
+    /// users.wait_for(cookie.parse::<Token>()?).await?;
+    /// assert_eq!(users.get("user:1").as_deref().map(String::as_str), Some("Ada"));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Hydration::wait_for`].
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn wait_for(&self, token: impl Into<Token> + Send) -> Result<Freshness> {
+        self.shared.hydration.wait_for(token).await
     }
 
     /// The hydration that fills the cache.

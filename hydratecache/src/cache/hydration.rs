@@ -2,18 +2,20 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::fences::Fences;
 use super::freshness::Gauge;
+use super::heads::Heads;
 use super::leases::Leases;
 use super::stats::Counters;
 use super::{Entry, Freshness, HydrationStats, Lease, Loaded, State};
 use crate::transport::{Fence, Transport};
-use crate::{Error, ErrorKind, Key, Result};
+use crate::{Error, ErrorKind, Key, Result, Token};
 
 /// A running hydration. Dropping it stops it; the cache keeps what it holds and is not updated any
 /// more.
@@ -23,6 +25,7 @@ pub struct Hydration<T> {
     pub(super) can_reload: bool,
     pub(super) fences: Fences,
     pub(super) gauge: Arc<Gauge>,
+    pub(super) heads: Arc<Heads>,
     pub(super) status: watch::Receiver<Status>,
     pub(super) commands: mpsc::Sender<Command<T>>,
     pub(super) counters: Arc<Counters>,
@@ -109,6 +112,9 @@ impl Status {
 }
 
 impl<T: Send + Sync + 'static> Hydration<T> {
+    /// How long [`wait_for`](Self::wait_for) waits: longer than a broker's restart takes.
+    const WRITE_LIMIT: Duration = Duration::from_secs(30);
+
     /// Waits until the cache has been filled from the source. Without one, or in a mode that fills
     /// on demand, that is so from the start.
     ///
@@ -164,6 +170,54 @@ impl<T: Send + Sync + 'static> Hydration<T> {
     /// Dropping it changes nothing.
     pub async fn caught_up(&self) -> Result<Freshness> {
         self.fences.ask().await?;
+        Ok(self.freshness())
+    }
+
+    /// Waits until the write that `token` names is in the cache, or one that replaced it.
+    ///
+    /// If it is there already, nobody is asked. Else it costs a fence at most, which all who wait
+    /// share. If the write was lost on its way here, the repair of that gap is waited for.
+    ///
+    /// # Errors
+    /// `Timeout` after 30 s, as when the token is of another topic and the fence covers one server
+    /// of a cluster only; `Unproven` if a gap was [ignored](super::GapAction::Ignore); those of
+    /// [`Transport::fence`]; `Closed`.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn wait_for(&self, token: impl Into<Token> + Send) -> Result<Freshness> {
+        let token = token.into();
+        timeout(Self::WRITE_LIMIT, self.applied(token)).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "the write {token} was not seen within {:?}; is it of this topic?",
+                    Self::WRITE_LIMIT
+                ),
+            ))
+        })
+    }
+
+    async fn applied(&self, token: Token) -> Result<Freshness> {
+        if !self.heads.has(token) {
+            tokio::select! {
+                () = self.heads.reached(token) => {}
+                // Who has the token knows that the broker had the write: a fence comes behind it.
+                fence = self.fences.ask(), if !self.status.borrow().is_partial => drop(fence?),
+                () = self.commands.closed() => return Err(stopped()),
+            }
+        }
+        // A gap that stands for the write came before whatever showed that it is behind us.
+        let mut status = self.status.clone();
+        let settled = |status: &Status| {
+            status.is_unproven || (status.is_warm && status.unrepaired_since.is_none())
+        };
+        let is_unproven = status.wait_for(settled).await.map_err(|_| stopped())?.is_unproven;
+        if is_unproven {
+            let what =
+                "a gap was ignored: whether the write was in it is not known; reload or trust";
+            return Err(Error::new(ErrorKind::Unproven, what));
+        }
         Ok(self.freshness())
     }
 

@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::fences::{Fences, on_interval};
 use super::freshness::Gauge;
+use super::heads::{Heads, Progress};
 use super::hydrate::Settings;
 use super::hydration::{Command, Filled, Hydration, Status};
 use super::leases::{Lease, Leases};
@@ -44,6 +45,7 @@ pub(super) struct Hydrator<T, C> {
     leases: Arc<Leases>,
     ledger: Ledger,
     refills: Refills<T>,
+    progress: Progress,
     /// When the source is to be read, if it is.
     reload_at: Option<Instant>,
     /// Until then the source is spared, so that reloads take a tenth of its time at most.
@@ -78,6 +80,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let (sender, commands) = mpsc::channel(64);
         let counters = Arc::new(Counters::default());
         let leases = Arc::new(Leases::default());
+        let heads = Arc::new(Heads::default());
         let transport = channel.transport.clone();
         let fences = Fences::new(transport.clone(), watched.clone());
         let fence_interval = settings.fence_interval;
@@ -85,6 +88,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let hydrator = Self {
             ledger: Ledger::new(settings.tombstones, settings.tombstone_age),
             refills: Refills::new(settings.source.clone(), leases.clone(), settings.source_limit),
+            progress: Progress::new(heads.clone()),
             reload_at: reads_first.then_some(now),
             rests_until: now,
             backoff: backoff(),
@@ -107,6 +111,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             can_reload,
             fences,
             gauge,
+            heads,
             status: watched,
             commands: sender,
             counters,
@@ -142,18 +147,30 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     async fn round(&mut self, signal: Option<Signal>) -> Result<(), Ended> {
         self.signal(signal.ok_or(Ended)?).await;
         for _ in 1..ROUND {
-            match self.signals.next().now_or_never() {
-                Some(signal) => self.signal(signal.ok_or(Ended)?).await,
-                None => return Ok(()),
-            }
+            let Some(signal) = self.signals.next().now_or_never() else {
+                self.show_progress();
+                return Ok(());
+            };
+            self.signal(signal.ok_or(Ended)?).await;
         }
+        self.show_progress();
         tokio::task::yield_now().await;
         Ok(())
     }
 
+    /// Shows how far messages have been applied, unless the value of one is still being loaded.
+    fn show_progress(&mut self) {
+        if self.refills.is_idle() {
+            self.progress.show();
+        }
+    }
+
     async fn signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Message(message) => self.message(&message).await,
+            Signal::Message(message) => {
+                self.message(&message).await;
+                self.progress.handled(message.position());
+            }
             Signal::Fenced(fence) => {
                 let passed = self.refills.hold(fence);
                 self.proven(passed);
@@ -166,7 +183,11 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             }
             Signal::Live => self.live().await,
             Signal::Gap(gap) => self.gap(gap).await,
-            Signal::Rejected(rejection) => self.rejected(self.channel.count(rejection)).await,
+            Signal::Rejected(rejection) => {
+                let position = rejection.position();
+                self.rejected(self.channel.count(rejection)).await;
+                self.progress.handled(position);
+            }
         }
     }
 
@@ -377,6 +398,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             }
         }
         self.proven(passed);
+        self.show_progress();
     }
 
     /// A message could not be used: what the cache holds for its key is known to be old.

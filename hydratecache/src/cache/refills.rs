@@ -51,6 +51,11 @@ impl<T: Send + Sync + 'static> Refills<T> {
         Self { source, leases, limit, loading, queue }
     }
 
+    /// Whether nothing is being loaded or waits to be.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.is_idle()
+    }
+
     /// Asks for a load of `key`. `false`: too many wait already.
     pub(super) fn ask(&mut self, key: &Key) -> bool {
         let is_taken = self.queue.ask(key);
@@ -116,6 +121,10 @@ impl Queue {
         true
     }
 
+    fn is_idle(&self) -> bool {
+        self.under_way.is_empty() && self.waiting.is_empty()
+    }
+
     fn start(&mut self) -> Option<(u64, Key)> {
         let (number, key) = self.waiting.pop_front()?;
         self.waiting_keys.remove(&key);
@@ -124,7 +133,7 @@ impl Queue {
     }
 
     fn hold(&mut self, fence: Fence) -> Option<Fence> {
-        if self.under_way.is_empty() && self.waiting.is_empty() {
+        if self.is_idle() {
             return Some(fence);
         }
         // Two fences with nothing to load between them pass together.
