@@ -43,7 +43,7 @@ use tokio::time::Instant;
 
 pub use freshness::{Freshness, State};
 pub use hydrate::Hydrate;
-pub use hydrated::{Hydrated, HydratedBuilder, Read};
+pub use hydrated::{Hydrated, HydratedBuilder, Read, WhileSuspect};
 pub use hydration::Hydration;
 pub use leases::Lease;
 pub use policy::{GapAction, Mode};

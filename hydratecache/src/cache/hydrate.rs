@@ -48,6 +48,9 @@ pub(super) struct Settings<T> {
     pub(super) tombstones: usize,
     pub(super) tombstone_age: Duration,
     pub(super) fence_interval: Option<Duration>,
+    pub(super) expiry_jitter: f64,
+    /// How long entries are kept beyond their end, for readers who know that.
+    pub(super) kept_beyond_end: Duration,
 }
 
 impl<T> Settings<T> {
@@ -58,6 +61,18 @@ impl<T> Settings<T> {
             None if self.source.is_some() && self.mode != Mode::Invalidate => GapAction::Reload,
             None => GapAction::Clear,
         }
+    }
+
+    /// How long an entry is held that has this long to live.
+    pub(super) fn held_for(&self, left: Duration) -> Duration {
+        let left = if self.expiry_jitter > 0.0 {
+            // A life that is longer has no end for anyone.
+            let left = left.min(Duration::from_secs(100 * 365 * 86_400));
+            left.mul_f64(1.0 - self.expiry_jitter * fastrand::f64())
+        } else {
+            left
+        };
+        left.saturating_add(self.kept_beyond_end)
     }
 }
 
@@ -73,6 +88,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
             tombstones: 65_536,
             tombstone_age: Duration::from_secs(300),
             fence_interval: None,
+            expiry_jitter: 0.0,
+            kept_beyond_end: Duration::ZERO,
         };
         Self { channel, cache, settings }
     }
@@ -104,6 +121,14 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
     /// The longest that any entry lives, whatever its message says (default: no limit).
     pub fn with_max_ttl(mut self, max_ttl: Duration) -> Self {
         self.settings.max_ttl = Some(max_ttl);
+        self
+    }
+
+    /// Each entry's life is shortened by a random part of it, up to `share` (default 0, at most 1),
+    /// so that what was written or loaded together does not end together. Costs that part of the
+    /// hits: 0.1 ends entries a twentieth earlier, on average.
+    pub fn with_expiry_jitter(mut self, share: f64) -> Self {
+        self.settings.expiry_jitter = share;
         self
     }
 
@@ -151,6 +176,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
                 ErrorKind::InvalidInput,
                 "GapAction::Reload needs a source; give one with with_source, or choose Clear",
             ));
+        }
+        if !(0.0..=1.0).contains(&self.settings.expiry_jitter) {
+            let what = "the jitter of expiry is a part of an entry's life: from 0 to 1";
+            return Err(Error::new(ErrorKind::InvalidInput, what));
         }
         if self.settings.max_ttl == Some(Duration::ZERO) {
             return Err(Error::new(ErrorKind::InvalidTtl, "a longest life of zero keeps nothing"));

@@ -4,22 +4,27 @@
 mod builder;
 mod flights;
 mod loader;
+mod policy;
+mod publisher;
 mod read;
+mod recent;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 pub use builder::HydratedBuilder;
+pub use policy::WhileSuspect;
 pub use read::Read;
 
 use super::freshness::{Gauge, Sample};
-use super::{Freshness, Hydration, HydrationStats, ReadCache, ReadNow, State};
+use super::{Entry, Freshness, Hydration, HydrationStats, ReadCache, ReadNow, State};
 use crate::{Channel, Error, ErrorKind, Key, Result, Token};
-use builder::Policy;
 use loader::{Found, Loader, Why};
+use policy::{Policy, Verdict};
 
 /// A cache that is kept warm from a channel and that reads go through.
 ///
@@ -62,6 +67,8 @@ use loader::{Found, Loader, Why};
 pub struct Hydrated<T, C> {
     cache: C,
     gauge: Arc<Gauge>,
+    /// So that a read need not look further.
+    serves_all: bool,
     shared: Arc<Shared<T, C>>,
 }
 
@@ -70,6 +77,7 @@ struct Shared<T, C> {
     hydration: Hydration<T>,
     loader: Loader<T, C>,
     policy: Policy,
+    _publishing: Option<AbortOnDropHandle<()>>,
 }
 
 impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
@@ -79,15 +87,9 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
         HydratedBuilder::new(&channel, cache)
     }
 
-    fn new(
-        channel: Channel<T>,
-        cache: C,
-        hydration: Hydration<T>,
-        loader: Loader<T, C>,
-        policy: Policy,
-    ) -> Self {
-        let gauge = hydration.gauge.clone();
-        Self { cache, gauge, shared: Arc::new(Shared { channel, hydration, loader, policy }) }
+    fn new(cache: C, shared: Shared<T, C>) -> Self {
+        let (gauge, serves_all) = (shared.hydration.gauge.clone(), shared.policy.serves_all());
+        Self { cache, gauge, serves_all, shared: Arc::new(shared) }
     }
 
     /// Waits until the cache has been filled from the source. Without one, or in a mode that fills
@@ -117,7 +119,7 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
         // Before the cache is read: what is proven until now is in what is read then.
         let sample = self.gauge.sample();
         let entry = self.cache.entry(key).await?;
-        Some(Read::new(entry, sample))
+        self.served(key, entry, sample)
     }
 
     /// The value of `key`, from the cache or else from the source, which is asked once however
@@ -134,14 +136,33 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
     /// # Cancel safety
     /// The load goes on for others, and to fill the cache, until the last clone is dropped.
     pub async fn get_or_load(&self, key: impl AsRef<str> + Send) -> Result<Option<Read<T>>> {
-        let key = key.as_ref();
-        if let Some(read) = self.read(key).await {
-            return Ok(Some(read));
+        let name = key.as_ref();
+        let sample = self.gauge.sample();
+        let entry = self.cache.entry(name).await;
+        let verdict = entry.as_ref().map(|entry| self.judge(entry, sample));
+        let read = entry.map(|entry| Read::new(entry, sample));
+        let (why, last) = match verdict {
+            None => (Why::Missing, None),
+            Some(Verdict::Serve) => return Ok(read),
+            Some(Verdict::ServeAndRefresh) => {
+                self.refresh(name);
+                return Ok(read);
+            }
+            Some(Verdict::Over) => {
+                (Why::Missing, read.filter(|_| !self.shared.policy.fail_safe.is_zero()))
+            }
+            Some(Verdict::Revalidate) => (Why::NotFresh, read),
+            Some(Verdict::Withhold) => (Why::NotFresh, None),
+        };
+        let key = Key::new(name)?;
+        match last {
+            None if why == Why::Missing && self.is_absent(&key, sample) => {
+                self.shared.hydration.counters.absences_known.increment();
+                Ok(None)
+            }
+            None => self.loaded(&key, why).await,
+            Some(last) => self.loaded_or(&key, why, last).await,
         }
-        let key = Key::new(key)?;
-        let called = Instant::now();
-        let found = self.load(&key, Why::Missing, |found| found.holds_since(called)).await?;
-        Ok(found.into_read())
     }
 
     /// The value of `key`, proven to be the truth of no longer than `age` ago. `None`: at that
@@ -174,13 +195,13 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
             Err(why) => return Err(why),
         };
         match self.cache.entry(key.as_str()).await {
-            Some(entry) => {
+            Some(entry) if !self.shared.policy.is_over(entry.expires_at(), Instant::now()) => {
                 let read = Read::new(entry, proof);
                 // A cache whose reads wait may have used the time up.
                 if is_within(read.freshness(), age) { Ok(Some(read)) } else { Err(took_long(age)) }
             }
-            None if self.shared.loader.has_source() => self.load_within(&key, age).await,
-            None => Ok(None),
+            _ if self.shared.loader.has_source() => self.load_within(&key, age).await,
+            _ => Ok(None),
         }
     }
 
@@ -244,6 +265,58 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
     #[must_use]
     pub fn stats(&self) -> HydrationStats {
         self.shared.hydration.stats()
+    }
+
+    /// What a read of the cache makes of what it found.
+    fn served(&self, key: &str, entry: Entry<T>, sample: Sample) -> Option<Read<T>> {
+        if self.serves_all {
+            return Some(Read::new(entry, sample));
+        }
+        match self.judge(&entry, sample) {
+            Verdict::Over | Verdict::Withhold => return None,
+            Verdict::ServeAndRefresh => self.refresh(key),
+            Verdict::Serve | Verdict::Revalidate => {}
+        }
+        Some(Read::new(entry, sample))
+    }
+
+    fn judge(&self, entry: &Entry<T>, sample: Sample) -> Verdict {
+        let state = sample.freshness().state();
+        self.shared.policy.judge(entry.expires_at(), state, Instant::now)
+    }
+
+    /// Loads a key again that was read; a cache may have keys that are none of ours.
+    fn refresh(&self, key: &str) {
+        if let Ok(key) = Key::new(key) {
+            self.shared.loader.refresh(&key);
+        }
+    }
+
+    /// Whether the source was lately found not to have `key`, where that may be relied on.
+    fn is_absent(&self, key: &Key, sample: Sample) -> bool {
+        let verdict = self.shared.policy.judge(None, sample.freshness().state(), Instant::now);
+        verdict == Verdict::Serve && self.shared.loader.is_absent(key)
+    }
+
+    async fn loaded(&self, key: &Key, why: Why) -> Result<Option<Read<T>>> {
+        let called = Instant::now();
+        let found = self.load(key, why, |found| found.holds_since(called)).await?;
+        Ok(found.into_read())
+    }
+
+    /// Loads `key`, or returns `last` if the source fails or takes longer than the soft limit.
+    async fn loaded_or(&self, key: &Key, why: Why, last: Read<T>) -> Result<Option<Read<T>>> {
+        let policy = &self.shared.policy;
+        if !self.shared.loader.has_failed(key) {
+            let limit = policy.soft_limit.unwrap_or(policy.read_limit);
+            match timeout(limit, self.loaded(key, why)).await {
+                Ok(Err(error)) if !is_of_the_source(&error) => return Err(error),
+                Ok(Ok(read)) => return Ok(read),
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+        self.shared.hydration.counters.failed_safe.increment();
+        Ok(Some(last.into_last_resort()))
     }
 
     /// What the cache shows, where it is proven within `age`; if need be, by a fence.
@@ -338,8 +411,12 @@ impl<T: Send + Sync + 'static, C: ReadNow<T>> Hydrated<T, C> {
         // Before the cache is read: what is proven until now is in what is read then.
         let sample = self.gauge.sample();
         let entry = self.cache.entry_now(key)?;
-        Some(Read::new(entry, sample))
+        self.served(key, entry, sample)
     }
+}
+
+fn is_of_the_source(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Source | ErrorKind::Timeout)
 }
 
 fn is_within(freshness: Freshness, age: Duration) -> bool {
@@ -359,8 +436,9 @@ fn took_long(age: Duration) -> Error {
 
 impl<T, C: Clone> Clone for Hydrated<T, C> {
     fn clone(&self) -> Self {
-        let Self { cache, gauge, shared } = self;
-        Self { cache: cache.clone(), gauge: gauge.clone(), shared: shared.clone() }
+        let Self { cache, gauge, serves_all, shared } = self;
+        let (cache, gauge, shared) = (cache.clone(), gauge.clone(), shared.clone());
+        Self { cache, gauge, serves_all: *serves_all, shared }
     }
 }
 

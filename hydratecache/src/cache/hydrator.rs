@@ -59,6 +59,9 @@ const ROUND: usize = 256;
 /// How often the memory of expired entries is given back.
 const SWEEP: Duration = Duration::from_secs(15);
 
+/// As good as no end, for an entry that had one.
+const ENDLESS: Duration = Duration::from_secs(10 * 365 * 86_400);
+
 /// The transport was closed: there is nothing more to do.
 struct Ended;
 
@@ -430,6 +433,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             }
         };
         let left = [left, self.settings.max_ttl].into_iter().flatten().min();
+        let left = left.map(|left| self.settings.held_for(left));
         // A life that no clock can hold has no end.
         Some(left.and_then(|left| Instant::now().checked_add(left)))
     }
@@ -444,7 +448,30 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             self.cache.remove(lease.key(), None).await;
             return Ok(Filled::Gone);
         };
-        self.store(lease.key(), loaded).await
+        let key = lease.key();
+        let (version, ttl) = (loaded.version, loaded.ttl);
+        let shared = Entry::of_loaded(&loaded);
+        let filled = self.store(key, loaded).await?;
+        match (&filled, version, self.expiry(ttl)) {
+            (Filled::Resident, Some(version), Some(expires_at))
+                if self.is_to_be_renewed(key, expires_at) =>
+            {
+                // The same value lives on, if that is what the cache has: whatever is older than
+                // the next version is given its new end.
+                let next = Version::caller(version.saturating_add(1));
+                let end = expires_at.unwrap_or_else(|| Instant::now() + ENDLESS);
+                let is_renewed = self.cache.touch(key, end, next).await;
+                let entry = shared.with_expiry(Some(end));
+                Ok(if is_renewed { Filled::Stored(entry) } else { filled })
+            }
+            _ => Ok(filled),
+        }
+    }
+
+    /// Whether what the cache has of `key` may end before `expires_at`, which is that of the source.
+    fn is_to_be_renewed(&self, key: &Key, expires_at: Option<Instant>) -> bool {
+        let keeps_ended = !self.settings.kept_beyond_end.is_zero();
+        expires_at.is_some() || keeps_ended || !self.cache.contains(key)
     }
 
     /// Stores what was loaded; one without a version was guarded by the caller.

@@ -61,6 +61,16 @@ stats! {
     load_failures,
     /// Reads that waited for a load that another read had begun.
     loads_shared,
+    /// Loads that were begun because an entry that was read ends soon.
+    refreshes_ahead,
+    /// Reads of keys that the source was lately found not to have.
+    absences_known,
+    /// Reads that were given the last value because the source failed or was slow.
+    failed_safe,
+    /// Loaded values that were published for the others.
+    loads_published,
+    /// Loaded values that were not published, because that failed or too many waited.
+    loads_unpublished,
 }
 
 #[derive(Default)]

@@ -56,6 +56,11 @@ impl<R: Clone + Send + Sync + 'static> Flights<R> {
         Landing { landing, is_shared: false }
     }
 
+    /// Whether a load of `key` is under way.
+    pub(super) fn has(&self, key: &Key) -> bool {
+        self.lock().contains_key(key)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Flight<R>, foldhash::fast::RandomState>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,7 +1,7 @@
 //! Loading one key: from the source, into the cache, and never over anything newer.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -9,10 +9,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::flights::{Flights, Landing};
+use super::policy::Policy;
+use super::publisher::Loads;
 use super::read::Read;
+use super::recent::Recent;
 use crate::cache::freshness::{Gauge, Sample};
 use crate::cache::hydration::{Command, Filled, fill};
-use crate::cache::leases::Leases;
+use crate::cache::leases::{Lease, Leases};
 use crate::cache::stats::Counters;
 use crate::cache::{Entry, Loaded, ReadCache, Source};
 use crate::{Error, ErrorKind, Key, Result};
@@ -36,6 +39,31 @@ pub(super) struct Desk<T, C> {
     pub(super) hydrator: mpsc::Sender<Command<T>>,
     pub(super) gauge: Arc<Gauge>,
     pub(super) counters: Arc<Counters>,
+    pub(super) policy: Policy,
+    /// Where loaded values are published for others, if they are.
+    pub(super) loads: Option<Loads<T>>,
+    pub(super) findings: Findings,
+}
+
+/// What was lately found out about keys without a value.
+pub(super) struct Findings {
+    /// The source has none, unless an update broke the lease since.
+    absent: Option<Mutex<Recent<Lease>>>,
+    /// Loading it failed.
+    failed: Mutex<Recent<()>>,
+}
+
+impl Findings {
+    /// How many keys are remembered: some 10 MiB when full, with keys of 40 bytes.
+    const MOST: usize = 65_536;
+
+    /// How long a key that could not be loaded is left alone by those who have another value.
+    const REST: Duration = Duration::from_secs(1);
+
+    pub(super) fn new(policy: &Policy) -> Self {
+        let absent = policy.negative_time.map(|time| Mutex::new(Recent::new(Self::MOST, time)));
+        Self { absent, failed: Mutex::new(Recent::new(Self::MOST, Self::REST)) }
+    }
 }
 
 /// Why a key is to be loaded.
@@ -66,6 +94,32 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Loader<T, C> {
 
     pub(super) fn has_source(&self) -> bool {
         self.desk.source.is_some()
+    }
+
+    /// Whether the source was lately found not to have `key`, and nothing arrived since.
+    pub(super) fn is_absent(&self, key: &Key) -> bool {
+        let Some(absent) = &self.desk.findings.absent else {
+            return false;
+        };
+        let mut absent = lock(absent);
+        let is_intact = absent.get(key, Instant::now()).map(Lease::is_intact);
+        if is_intact == Some(false) {
+            absent.remove(key);
+        }
+        is_intact == Some(true)
+    }
+
+    /// Whether loading `key` failed within the last second.
+    pub(super) fn has_failed(&self, key: &Key) -> bool {
+        lock(&self.desk.findings.failed).get(key, Instant::now()).is_some()
+    }
+
+    /// Loads `key` again without anyone waiting, unless that is under way or failed lately.
+    pub(super) fn refresh(&self, key: &Key) {
+        if !self.has_failed(key) && !self.flights.has(key) {
+            self.desk.counters.refreshes_ahead.increment();
+            drop(self.join(key, Why::NotFresh));
+        }
     }
 
     /// Loads `key`, or waits for the load of it that is under way. Unless `is_enough` for what was
@@ -104,17 +158,33 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Desk<T, C> {
             let sample = self.gauge.sample();
             if why == Why::Missing
                 && let Some(entry) = self.cache.entry(key.as_str()).await
+                && !self.policy.is_over(entry.expires_at(), Instant::now())
             {
                 return Ok(Found::cached(entry, sample));
             }
             // Before the load begins, so that what arrives from now on breaks it.
             let lease = self.leases.take(key.clone());
+            let absent =
+                self.findings.absent.as_ref().map(|list| (list, self.leases.take(key.clone())));
             let began = Instant::now();
             let loaded = self.ask_the_source(&key).await?;
             let found = Found::loaded(loaded.as_ref(), sample, began);
+            let ttl = loaded.as_ref().and_then(|loaded| loaded.ttl);
             match fill(&self.hydrator, lease, loaded).await {
-                Ok(Filled::Stored(entry)) => return Ok(Found { entry: Some(entry), ..found }),
-                Ok(Filled::Gone) => return Ok(Found { entry: None, ..found }),
+                Ok(Filled::Stored(entry)) => {
+                    if let Some(loads) = &self.loads {
+                        loads.publish(&key, &entry, ttl);
+                    }
+                    return Ok(Found { entry: Some(entry), ..found });
+                }
+                Ok(Filled::Gone) => {
+                    if let Some((list, lease)) = absent
+                        && found.entry.is_none()
+                    {
+                        lock(list).insert(&key, lease, began);
+                    }
+                    return Ok(Found { entry: None, ..found });
+                }
                 Ok(Filled::Resident) => {
                     let sample = self.gauge.sample();
                     let resident = self.cache.entry(key.as_str()).await;
@@ -146,8 +216,12 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Desk<T, C> {
             Err(_) => Err(loading_failed(key)
                 .with_source(format!("the source gave no answer within {:?}", self.source_limit))),
         };
+        let mut failed = lock(&self.findings.failed);
         if outcome.is_err() {
             self.counters.load_failures.increment();
+            failed.insert(key, (), Instant::now());
+        } else {
+            failed.remove(key);
         }
         outcome
     }
@@ -194,6 +268,10 @@ impl<T> Clone for Found<T> {
 pub(super) fn no_source() -> Error {
     let what = "there is no source to load from; give one with HydratedBuilder::source";
     Error::new(ErrorKind::InvalidInput, what)
+}
+
+fn lock<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn loading_failed(key: &Key) -> Error {

@@ -15,12 +15,25 @@ use crate::cache::{Entry, Freshness};
 pub struct Read<T> {
     entry: Entry<T>,
     sample: Sample,
+    is_last_resort: bool,
 }
 
 impl<T> Read<T> {
     /// `sample` was taken before the cache was read.
     pub(super) fn new(entry: Entry<T>, sample: Sample) -> Self {
-        Self { entry, sample }
+        Self { entry, sample, is_last_resort: false }
+    }
+
+    pub(super) fn into_last_resort(self) -> Self {
+        Self { is_last_resort: true, ..self }
+    }
+
+    /// Whether the source was to be asked for this value and failed or was slow, so that this is
+    /// the last one that is known: see
+    /// [`with_fail_safe`](super::HydratedBuilder::with_fail_safe).
+    #[must_use]
+    pub fn is_last_resort(&self) -> bool {
+        self.is_last_resort
     }
 
     /// The value.
@@ -42,7 +55,7 @@ impl<T> Read<T> {
         self.entry.version()
     }
 
-    /// When the value expires.
+    /// When the value expires; with a fail-safe, until when it is kept.
     #[must_use]
     pub fn expires_at(&self) -> Option<Instant> {
         self.entry.expires_at()
@@ -68,7 +81,8 @@ impl<T> Deref for Read<T> {
 
 impl<T> Clone for Read<T> {
     fn clone(&self) -> Self {
-        Self { entry: self.entry.clone(), sample: self.sample }
+        let Self { entry, sample, is_last_resort } = self;
+        Self { entry: entry.clone(), sample: *sample, is_last_resort: *is_last_resort }
     }
 }
 
