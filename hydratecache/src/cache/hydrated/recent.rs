@@ -10,29 +10,39 @@ use crate::Key;
 /// A bounded number of keys, each remembered for the same time. Where there are too many, the
 /// oldest go first.
 pub(super) struct Recent<V> {
-    by_key: HashMap<Key, (Instant, V), foldhash::fast::RandomState>,
-    /// In the order of their ends. One that was found out about anew has another end in the map.
-    oldest: VecDeque<(Instant, Key)>,
+    by_key: HashMap<Key, Finding<V>, foldhash::fast::RandomState>,
+    /// In the order of their ends. One that was found out about anew has another number in the map.
+    oldest: VecDeque<(Instant, u64, Key)>,
+    next: u64,
     most: usize,
     time: Duration,
 }
 
+struct Finding<V> {
+    end: Instant,
+    number: u64,
+    value: V,
+}
+
 impl<V> Recent<V> {
     pub(super) fn new(most: usize, time: Duration) -> Self {
-        Self { by_key: HashMap::default(), oldest: VecDeque::new(), most: most.max(1), time }
+        let (by_key, oldest) = (HashMap::default(), VecDeque::new());
+        Self { by_key, oldest, next: 0, most: most.max(1), time }
     }
 
     pub(super) fn insert(&mut self, key: &Key, value: V, now: Instant) {
         let Some(end) = now.checked_add(self.time) else {
             return;
         };
-        self.by_key.insert(key.clone(), (end, value));
-        self.oldest.push_back((end, key.clone()));
+        let number = self.next;
+        self.next += 1;
+        self.by_key.insert(key.clone(), Finding { end, number, value });
+        self.oldest.push_back((end, number, key.clone()));
         self.forget(now);
     }
 
     pub(super) fn get(&self, key: &Key, now: Instant) -> Option<&V> {
-        self.by_key.get(key).filter(|(end, _)| *end > now).map(|(_, value)| value)
+        self.by_key.get(key).filter(|found| found.end > now).map(|found| &found.value)
     }
 
     pub(super) fn remove(&mut self, key: &Key) {
@@ -42,12 +52,12 @@ impl<V> Recent<V> {
     fn forget(&mut self, now: Instant) {
         // Entries of `oldest` that were made anew hold room too, hence its length.
         while self.oldest.len() > self.most
-            || self.oldest.front().is_some_and(|(end, _)| *end <= now)
+            || self.oldest.front().is_some_and(|(end, ..)| *end <= now)
         {
-            let Some((end, key)) = self.oldest.pop_front() else {
+            let Some((_, number, key)) = self.oldest.pop_front() else {
                 return;
             };
-            if self.by_key.get(&key).is_some_and(|(latest, _)| *latest == end) {
+            if self.by_key.get(&key).is_some_and(|found| found.number == number) {
                 self.by_key.remove(&key);
             }
         }
