@@ -11,7 +11,7 @@ use hydratecache::cache::{
     Entry, Freshness, GapAction, Hydration, Loaded, Mode, Source, SourceError, State,
 };
 use hydratecache::memory::{MemoryBroker, MemoryTransport};
-use hydratecache::{Channel, Hydrated, Key, Ttl, VersionDomain};
+use hydratecache::{Channel, ErrorKind, Hydrated, Key, Ttl, VersionDomain};
 use hydratecache_moka::MokaCache;
 use moka::future::Cache;
 use moka::notification::RemovalCause;
@@ -113,6 +113,23 @@ async fn reads_go_through_the_users_own_cache_and_a_miss_is_loaded_into_it() {
     assert!(users.read("b").await.is_none());
     let bounded = users.get_within("a", Duration::from_secs(60)).await.expect("proven");
     assert_eq!(bounded.as_deref().map(String::as_str), Some("Eve"));
+}
+
+#[tokio::test]
+async fn a_source_that_is_older_than_what_was_evicted_is_an_error_and_not_an_older_value() {
+    let (scene, words) = (Scene::new(), words());
+    let users = Hydrated::builder(scene.reader.clone(), MokaCache::from(words.clone()))
+        .source(Table(vec![("a", "Ada", 1)]))
+        .start()
+        .await
+        .expect("starts");
+    users.ready().await.expect("the table can be read");
+    scene.put("a", "Eve", 2).await;
+    caught_up(users.hydration()).await;
+    words.invalidate("a").await;
+    let error = users.get_or_load("a").await.expect_err("the table lags behind");
+    assert_eq!(error.kind(), ErrorKind::Source);
+    assert!(error.to_string().contains("lag"), "{error}");
 }
 
 #[tokio::test]

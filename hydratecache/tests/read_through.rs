@@ -196,6 +196,80 @@ async fn no_load_that_began_before_an_update_ever_overwrites_it() {
 }
 
 #[tokio::test]
+async fn keys_that_are_missing_together_are_loaded_with_one_question() {
+    let scene = Scene::new(VersionDomain::Caller);
+    let users = scene.users(Mode::UpdateIfPresent).await;
+    for number in 0..2500 {
+        scene.table.write(&format!("k{number}"), &number.to_string(), Some(1));
+    }
+    assert_eq!(load(&users, "k1").await.as_deref(), Some("1"));
+    let mut keys: Vec<String> = (0..2500).map(|number| format!("k{number}")).collect();
+    keys.extend(["absent".to_owned(), "k7".to_owned()]);
+    let reads = within(users.get_many_or_load(&keys)).await.expect("the source answers");
+    assert_eq!(reads.len(), keys.len());
+    for (number, read) in reads.iter().take(2500).enumerate() {
+        assert_eq!(read.as_deref(), Some(&number.to_string()));
+    }
+    assert!(reads[2500].is_none());
+    assert_eq!(reads[2501].as_deref().map(String::as_str), Some("7"));
+    assert_eq!((scene.table.questions(), scene.table.loads()), (3, 2501), "k1 and k7 once each");
+    let again = within(users.get_many_or_load(&keys[..2500])).await.expect("all are there");
+    assert!(again.iter().all(Option::is_some) && scene.table.questions() == 3);
+    let error = users.get_many_or_load(&["k1", ""]).await.expect_err("not a key");
+    assert_eq!(error.kind(), ErrorKind::InvalidKey);
+}
+
+#[tokio::test]
+async fn what_is_loaded_together_is_shared_and_overtaken_as_what_is_loaded_alone() {
+    let scene = Scene::new(VersionDomain::Caller);
+    let users = scene.users(Mode::Invalidate).await;
+    for key in ["a", "b", "c"] {
+        scene.table.write(key, "old", Some(1));
+    }
+    scene.table.hold();
+    let (many, one) = (users.clone(), users.clone());
+    let many = tokio::spawn(async move { many.get_many_or_load(&["a", "b", "c"]).await });
+    scene.table.begun().await;
+    let one = tokio::spawn(async move { load(&one, "a").await });
+    while users.stats().loads_shared == 0 {
+        tokio::task::yield_now().await;
+    }
+    scene.put("b", "new", 2).await;
+    within(users.caught_up()).await.expect("the link is whole");
+    scene.table.let_go(100);
+    let reads = within(many).await.expect("no panic").expect("the source answers");
+    let reads: Vec<_> = reads.iter().map(|read| read.as_deref().map(String::as_str)).collect();
+    assert_eq!(reads, [Some("old"), Some("new"), Some("old")]);
+    assert_eq!(one.await.expect("no panic").as_deref(), Some("old"));
+    assert_eq!(scene.table.loads(), 4, "three together, and the overtaken one again");
+
+    scene.table.set_fault(Some(Fault::Panics));
+    scene.put("a", "newer", 2).await;
+    within(users.caught_up()).await.expect("the link is whole");
+    let error = within(users.get_many_or_load(&["a", "b"])).await.expect_err("it panics");
+    assert_eq!(error.kind(), ErrorKind::Source);
+}
+
+#[tokio::test]
+async fn a_source_that_lags_behind_never_replaces_what_was_published() {
+    let scene = Scene::new(VersionDomain::Caller);
+    let users = scene.users(Mode::Hydrate).await;
+    scene.put("a", "new", 2).await;
+    within(users.caught_up()).await.expect("the link is whole");
+    scene.table.write("a", "old", Some(1));
+    scene.link.cut();
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    // No fence can prove so much now: the source is asked.
+    let age = Duration::from_millis(1);
+    match within(users.get_within("a", age)).await {
+        Ok(read) => assert_eq!(read.as_deref().map(String::as_str), Some("new")),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Unproven, "the machine is slow"),
+    }
+    assert_eq!(scene.table.loads(), 1);
+    assert_eq!(users.get("a").as_deref().map(String::as_str), Some("new"));
+}
+
+#[tokio::test]
 async fn a_reader_that_leaves_neither_ends_the_load_nor_takes_it_from_others() {
     let scene = Scene::new(VersionDomain::Caller);
     let users = scene.users(Mode::Invalidate).await;

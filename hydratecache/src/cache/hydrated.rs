@@ -136,33 +136,49 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
     /// # Cancel safety
     /// The load goes on for others, and to fill the cache, until the last clone is dropped.
     pub async fn get_or_load(&self, key: impl AsRef<str> + Send) -> Result<Option<Read<T>>> {
-        let name = key.as_ref();
-        let sample = self.gauge.sample();
-        let entry = self.cache.entry(name).await;
-        let verdict = entry.as_ref().map(|entry| self.judge(entry, sample));
-        let read = entry.map(|entry| Read::new(entry, sample));
-        let (why, last) = match verdict {
-            None => (Why::Missing, None),
-            Some(Verdict::Serve) => return Ok(read),
-            Some(Verdict::ServeAndRefresh) => {
-                self.refresh(name);
-                return Ok(read);
-            }
-            Some(Verdict::Over) => {
-                (Why::Missing, read.filter(|_| !self.shared.policy.fail_safe.is_zero()))
-            }
-            Some(Verdict::Revalidate) => (Why::NotFresh, read),
-            Some(Verdict::Withhold) => (Why::NotFresh, None),
-        };
-        let key = Key::new(name)?;
-        match last {
-            None if why == Why::Missing && self.is_absent(&key, sample) => {
-                self.shared.hydration.counters.absences_known.increment();
-                Ok(None)
-            }
-            None => self.loaded(&key, why).await,
-            Some(last) => self.loaded_or(&key, why, last).await,
+        match self.look(key.as_ref()).await? {
+            Look::Read(read) => Ok(read),
+            Look::Load { key, why, last: None } => self.loaded(&key, why).await,
+            Look::Load { key, why, last: Some(last) } => self.loaded_or(&key, why, last).await,
         }
+    }
+
+    /// The values of `keys`, in their order, each as [`get_or_load`](Self::get_or_load) gives it.
+    /// Those that the cache does not have are loaded together, 1,000 at once, with
+    /// [`Source::load_many`](super::Source::load_many).
+    ///
+    /// # Errors
+    /// As [`get_or_load`](Self::get_or_load), of any one of them; what was loaded of the others is
+    /// in the cache.
+    ///
+    /// # Cancel safety
+    /// As [`get_or_load`](Self::get_or_load).
+    pub async fn get_many_or_load<K: AsRef<str> + Sync>(
+        &self,
+        keys: &[K],
+    ) -> Result<Vec<Option<Read<T>>>> {
+        let mut looks = Vec::with_capacity(keys.len());
+        for key in keys {
+            looks.push(self.look(key.as_ref()).await?);
+        }
+        let missing = |look: &Look<T>| match look {
+            Look::Load { key, why: Why::Missing, last: None } => Some(key.clone()),
+            _ => None,
+        };
+        let missing: Vec<Key> = looks.iter().filter_map(missing).collect();
+        let mut loaded = self.loaded_together(&missing).await?.into_iter();
+        let mut reads = Vec::with_capacity(keys.len());
+        for look in looks {
+            reads.push(match look {
+                Look::Read(read) => read,
+                Look::Load { why: Why::Missing, last: None, .. } => loaded.next().flatten(),
+                Look::Load { key, why, last: None } => self.loaded(&key, why).await?,
+                Look::Load { key, why, last: Some(last) } => {
+                    self.loaded_or(&key, why, last).await?
+                }
+            });
+        }
+        Ok(reads)
     }
 
     /// The value of `key`, proven to be the truth of no longer than `age` ago. `None`: at that
@@ -267,6 +283,33 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
         self.shared.hydration.stats()
     }
 
+    /// What the cache answers, or what is to be loaded.
+    async fn look(&self, name: &str) -> Result<Look<T>> {
+        let sample = self.gauge.sample();
+        let entry = self.cache.entry(name).await;
+        let verdict = entry.as_ref().map(|entry| self.judge(entry, sample));
+        let read = entry.map(|entry| Read::new(entry, sample));
+        let (why, last) = match verdict {
+            None => (Why::Missing, None),
+            Some(Verdict::Serve) => return Ok(Look::Read(read)),
+            Some(Verdict::ServeAndRefresh) => {
+                self.refresh(name);
+                return Ok(Look::Read(read));
+            }
+            Some(Verdict::Over) => {
+                (Why::Missing, read.filter(|_| !self.shared.policy.fail_safe.is_zero()))
+            }
+            Some(Verdict::Revalidate) => (Why::NotFresh, read),
+            Some(Verdict::Withhold) => (Why::NotFresh, None),
+        };
+        let key = Key::new(name)?;
+        if why == Why::Missing && last.is_none() && self.is_absent(&key, sample) {
+            self.shared.hydration.counters.absences_known.increment();
+            return Ok(Look::Read(None));
+        }
+        Ok(Look::Load { key, why, last })
+    }
+
     /// What a read of the cache makes of what it found.
     fn served(&self, key: &str, entry: Entry<T>, sample: Sample) -> Option<Read<T>> {
         if self.serves_all {
@@ -302,6 +345,26 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
         let called = Instant::now();
         let found = self.load(key, why, |found| found.holds_since(called)).await?;
         Ok(found.into_read())
+    }
+
+    /// Loads `keys` together; a value for each, in order.
+    async fn loaded_together(&self, keys: &[Key]) -> Result<Vec<Option<Read<T>>>> {
+        let (called, limit) = (Instant::now(), self.shared.policy.read_limit);
+        let landed = timeout(limit, self.shared.loader.load_many(keys)).await;
+        let landed = landed.map_err(|_| {
+            let what = format!("{} keys were not loaded within {limit:?}; try again", keys.len());
+            Error::new(ErrorKind::Timeout, what)
+        })?;
+        let mut reads = Vec::with_capacity(keys.len());
+        for (key, landed) in keys.iter().zip(landed) {
+            let found = landed??;
+            reads.push(if found.holds_since(called) {
+                found.into_read()
+            } else {
+                self.loaded(key, Why::Missing).await?
+            });
+        }
+        Ok(reads)
     }
 
     /// Loads `key`, or returns `last` if the source fails or takes longer than the soft limit.
@@ -413,6 +476,17 @@ impl<T: Send + Sync + 'static, C: ReadNow<T>> Hydrated<T, C> {
         let entry = self.cache.entry_now(key)?;
         self.served(key, entry, sample)
     }
+}
+
+/// What the cache answers, or what is to be loaded.
+enum Look<T> {
+    Read(Option<Read<T>>),
+    Load {
+        key: Key,
+        why: Why,
+        /// What is returned where the source fails.
+        last: Option<Read<T>>,
+    },
 }
 
 fn is_of_the_source(error: &Error) -> bool {

@@ -68,8 +68,10 @@ pub(super) enum Filled<T> {
     Stored(Entry<T>),
     /// The cache holds the same or a newer version.
     Resident,
-    /// Something newer arrived while it was loaded, or before: it is not the truth any more.
+    /// An update of its key arrived while it was loaded, or may have been lost.
     Overtaken,
+    /// It is older than a write that was applied, of which the cache has no value any more.
+    Behind,
     /// What it says was removed, or cleared, at its version or a later one; or its life is over.
     Gone,
 }

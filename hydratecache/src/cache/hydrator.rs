@@ -482,7 +482,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             if !self.ledger.admits(key, version) {
                 self.count(false);
                 let is_gone = self.ledger.has_removed(key, version);
-                return Ok(if is_gone { Filled::Gone } else { Filled::Overtaken });
+                return Ok(if is_gone { Filled::Gone } else { Filled::Behind });
             }
         }
         let Some(expires_at) = self.expiry(loaded.ttl) else {

@@ -3,13 +3,17 @@
 use std::fmt;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::future::{BoxFuture, ready};
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use crate::{Key, Ttl};
 
 /// Whatever a source fails with.
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Keys with their values.
+type Rows<T> = Vec<(Key, Loaded<T>)>;
 
 /// Where the truth can be read: a table, a query, another service.
 ///
@@ -18,6 +22,20 @@ pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 pub trait Source<T>: Send + Sync + 'static {
     /// The value of `key`, if there is one.
     fn load(&self, key: Key) -> BoxFuture<'_, Result<Option<Loaded<T>>, SourceError>>;
+
+    /// The values of `keys`, in any order, without keys that have none. By default each is loaded
+    /// by itself, 16 at once; a database can answer with one query.
+    fn load_many(&self, keys: Vec<Key>) -> BoxFuture<'_, Result<Rows<T>, SourceError>>
+    where
+        T: Send + Sync + 'static,
+    {
+        let load = move |key: Key| async move {
+            let row = self.load(key.clone()).await?;
+            Ok(row.map(|row| (key, row)))
+        };
+        let rows = stream::iter(keys).map(load).buffer_unordered(16);
+        rows.try_filter_map(|row| ready(Ok(row))).try_collect().boxed()
+    }
 
     /// Every key with its value. What is not in it does not exist: after a gap, entries that a
     /// complete scan did not yield are removed.

@@ -31,6 +31,8 @@ pub(crate) struct Table(Arc<Rows>);
 struct Rows {
     by_key: Mutex<BTreeMap<String, (String, Option<u64>)>>,
     loads: AtomicUsize,
+    /// How often it was asked for several keys at once.
+    questions: AtomicUsize,
     /// Each load that has read its row waits for a permit before it answers.
     gate: Semaphore,
     has_gate: AtomicBool,
@@ -53,6 +55,7 @@ impl Default for Table {
         Self(Arc::new(Rows {
             by_key: Mutex::default(),
             loads: AtomicUsize::new(0),
+            questions: AtomicUsize::new(0),
             gate: Semaphore::new(0),
             has_gate: AtomicBool::new(false),
             begun: Semaphore::new(0),
@@ -98,15 +101,20 @@ impl Table {
         self.0.loads.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn questions(&self) -> usize {
+        self.0.questions.load(Ordering::SeqCst)
+    }
+
     /// How many loads have ended, by an answer or by being dropped.
     pub(crate) fn ended(&self) -> usize {
         self.0.ended.load(Ordering::SeqCst)
     }
 
-    async fn answer(&self, key: &Key) -> Result<Option<Loaded<String>>, SourceError> {
+    async fn answer(&self, keys: &[Key]) -> Result<Vec<(Key, Loaded<String>)>, SourceError> {
         let _ended = Ended(&self.0.ended);
-        self.0.loads.fetch_add(1, Ordering::SeqCst);
-        let row = self.row(key.as_str());
+        self.0.loads.fetch_add(keys.len(), Ordering::SeqCst);
+        let row = |key: &Key| self.row(key.as_str()).map(|row| (key.clone(), loaded(row)));
+        let rows = keys.iter().filter_map(row).collect();
         self.0.begun.add_permits(1);
         if self.0.has_gate.load(Ordering::SeqCst) {
             self.0.gate.acquire().await?.forget();
@@ -118,7 +126,7 @@ impl Table {
             Some(Fault::Hangs) => std::future::pending().await,
             None => {}
         }
-        Ok(row.map(loaded))
+        Ok(rows)
     }
 }
 
@@ -140,7 +148,15 @@ fn loaded((value, version): (String, Option<u64>)) -> Loaded<String> {
 
 impl Source<String> for Table {
     fn load(&self, key: Key) -> BoxFuture<'_, Result<Option<Loaded<String>>, SourceError>> {
-        async move { self.answer(&key).await }.boxed()
+        async move { Ok(self.answer(&[key]).await?.pop().map(|(_, row)| row)) }.boxed()
+    }
+
+    fn load_many(
+        &self,
+        keys: Vec<Key>,
+    ) -> BoxFuture<'_, Result<Vec<(Key, Loaded<String>)>, SourceError>> {
+        self.0.questions.fetch_add(1, Ordering::SeqCst);
+        async move { self.answer(&keys).await }.boxed()
     }
 
     fn scan(&self) -> BoxStream<'_, Result<(Key, Loaded<String>), SourceError>> {

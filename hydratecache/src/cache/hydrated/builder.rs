@@ -110,8 +110,8 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> HydratedBuilder<T, C> {
         self
     }
 
-    /// What is loaded is published too, so that one instance's load fills the others (default: each
-    /// loads for itself). Never waited for; up to 1,024 values wait, and what is more is left out.
+    /// What is loaded is published too, so that one instance's load fills the others, as their
+    /// [`Mode`](super::super::Mode) says (default: each loads for itself). Never waited for; up to 1,024 values wait, and what is more is left out.
     ///
     /// Only for channels built with [`VersionDomain::Caller`](crate::VersionDomain::Caller) and a
     /// source that gives versions: a clock's version would be newer than writes that the load did

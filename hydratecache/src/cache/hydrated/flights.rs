@@ -16,7 +16,7 @@ pub(super) struct Flights<R>(Mutex<HashMap<Key, Flight<R>, foldhash::fast::Rando
 
 struct Flight<R> {
     landing: Shared<oneshot::Receiver<R>>,
-    _task: AbortOnDropHandle<()>,
+    _task: Arc<AbortOnDropHandle<()>>,
 }
 
 /// The end of a load, to be awaited.
@@ -51,9 +51,57 @@ impl<R: Clone + Send + Sync + 'static> Flights<R> {
             let _ = land.send(landed);
         });
         let landing = landing.shared();
-        let flight = Flight { landing: landing.clone(), _task: AbortOnDropHandle::new(task) };
+        let task = Arc::new(AbortOnDropHandle::new(task));
+        let flight = Flight { landing: landing.clone(), _task: task };
         flights.insert(key.clone(), flight);
         Landing { landing, is_shared: false }
+    }
+
+    /// Joins the loads of `keys`, and begins one with `load` for all those of which there is none:
+    /// it gives an answer for each, in order.
+    pub(super) fn join_many<F>(
+        self: &Arc<Self>,
+        keys: &[Key],
+        load: impl FnOnce(Vec<Key>) -> F,
+    ) -> Vec<Landing<R>>
+    where
+        F: Future<Output = Vec<R>> + Send + 'static,
+    {
+        let mut flights = self.lock();
+        let (mut wanted, mut entries, mut lands) = (Vec::new(), Vec::new(), Vec::new());
+        let mut begun: HashMap<Key, Shared<oneshot::Receiver<R>>> = HashMap::new();
+        let join = |key: &Key| {
+            let under_way = flights.get(key).map(|flight| &flight.landing).or(begun.get(key));
+            if let Some(landing) = under_way {
+                return Landing { landing: landing.clone(), is_shared: true };
+            }
+            let (land, landing) = oneshot::channel();
+            let landing = landing.shared();
+            begun.insert(key.clone(), landing.clone());
+            wanted.push(key.clone());
+            entries.push(Entry { flights: Arc::downgrade(self), key: key.clone() });
+            lands.push(land);
+            Landing { landing, is_shared: false }
+        };
+        let landings = keys.iter().map(join).collect();
+        if wanted.is_empty() {
+            return landings;
+        }
+        let load = load(wanted);
+        let task = tokio::spawn(async move {
+            let landed = load.await;
+            // As for a single one.
+            drop(entries);
+            for (land, landed) in lands.into_iter().zip(landed) {
+                // Nobody may be waiting any more.
+                let _ = land.send(landed);
+            }
+        });
+        let task = Arc::new(AbortOnDropHandle::new(task));
+        for (key, landing) in begun {
+            flights.insert(key, Flight { landing, _task: task.clone() });
+        }
+        landings
     }
 
     /// Whether a load of `key` is under way.
@@ -130,6 +178,32 @@ mod tests {
         assert!(flights.lock().is_empty());
         let again = flights.join(&key("a"), load(&loads)).landed().await;
         assert_eq!(again.expect("no panic"), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_that_are_loaded_together_join_what_is_under_way_and_are_joined() {
+        let flights = Flights::<String>::new();
+        let slow = |answer: String| async move {
+            sleep(Duration::from_secs(1)).await;
+            answer
+        };
+        let alone = flights.join(&key("a"), || slow("alone".to_owned()));
+        let keys = ["a", "b", "c", "b"].map(key);
+        let together = flights.join_many(&keys, |keys| async move {
+            sleep(Duration::from_secs(2)).await;
+            keys.iter().map(|key| format!("with {}", key.as_str())).collect()
+        });
+        let joined = flights.join(&key("c"), || slow("never".to_owned()));
+        assert!(joined.is_shared && flights.has(&key("b")));
+        let shared: Vec<bool> = together.iter().map(|landing| landing.is_shared).collect();
+        assert_eq!(shared, [true, false, false, true]);
+        let landed = join_all(together.into_iter().map(Landing::landed)).await;
+        let landed: Vec<String> =
+            landed.into_iter().map(|landed| landed.expect("no panic")).collect();
+        assert_eq!(landed, ["alone", "with b", "with c", "with b"]);
+        assert_eq!(joined.landed().await.expect("no panic"), "with c");
+        assert_eq!(alone.landed().await.expect("no panic"), "alone");
+        assert!(flights.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

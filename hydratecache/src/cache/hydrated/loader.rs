@@ -1,10 +1,12 @@
 //! Loading one key: from the source, into the cache, and never over anything newer.
 
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::join_all;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
@@ -17,12 +19,15 @@ use crate::cache::freshness::{Gauge, Sample};
 use crate::cache::hydration::{Command, Filled, fill};
 use crate::cache::leases::{Lease, Leases};
 use crate::cache::stats::Counters;
-use crate::cache::{Entry, Loaded, ReadCache, Source};
+use crate::cache::{Entry, Loaded, ReadCache, Source, SourceError};
 use crate::{Error, ErrorKind, Key, Result};
 
 /// How often a key is loaded again because an update overtook the load. After that its readers are
 /// given what was loaded last, and the cache is not.
 const LOAD_AGAIN: usize = 8;
+
+/// How many keys one question to the source is for at most.
+const TOGETHER: usize = 1000;
 
 /// Loads keys, one load of a key at a time.
 pub(super) struct Loader<T, C> {
@@ -138,6 +143,22 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Loader<T, C> {
         }
     }
 
+    /// Loads those of `keys` that nobody loads yet, together, and waits for all of them.
+    pub(super) async fn load_many(&self, keys: &[Key]) -> Vec<Result<Landed<T>>> {
+        let landings: Vec<_> = keys
+            .chunks(TOGETHER)
+            .flat_map(|keys| {
+                self.flights.join_many(keys, |keys| {
+                    let desk = self.desk.clone();
+                    async move { desk.load_many(keys).await }
+                })
+            })
+            .collect();
+        let shared = landings.iter().filter(|landing| landing.is_shared).count();
+        self.desk.counters.loads_shared.add(shared as u64);
+        join_all(landings.into_iter().map(Landing::landed)).await
+    }
+
     fn join(&self, key: &Key, why: Why) -> Landing<Landed<T>> {
         let landing = self.flights.join(key, || {
             let (desk, key) = (self.desk.clone(), key.clone());
@@ -155,76 +176,177 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Desk<T, C> {
         let mut why = why;
         let mut last = None;
         for _ in 0..LOAD_AGAIN {
-            let sample = self.gauge.sample();
             if why == Why::Missing
-                && let Some(entry) = self.cache.entry(key.as_str()).await
-                && !self.policy.is_over(entry.expires_at(), Instant::now())
+                && let Some(found) = self.cached(&key).await
             {
-                return Ok(Found::cached(entry, sample));
+                return Ok(found);
             }
-            // Before the load begins, so that what arrives from now on breaks it.
-            let lease = self.leases.take(key.clone());
-            let absent =
-                self.findings.absent.as_ref().map(|list| (list, self.leases.take(key.clone())));
-            let began = Instant::now();
+            let attempt = self.attempt(&key);
             let loaded = self.ask_the_source(&key).await?;
-            let found = Found::loaded(loaded.as_ref(), sample, began);
-            let ttl = loaded.as_ref().and_then(|loaded| loaded.ttl);
-            match fill(&self.hydrator, lease, loaded).await {
-                Ok(Filled::Stored(entry)) => {
-                    if let Some(loads) = &self.loads {
-                        loads.publish(&key, &entry, ttl);
-                    }
-                    return Ok(Found { entry: Some(entry), ..found });
-                }
-                Ok(Filled::Gone) => {
-                    if let Some((list, lease)) = absent
-                        && found.entry.is_none()
-                    {
-                        lock(list).insert(&key, lease, began);
-                    }
-                    return Ok(Found { entry: None, ..found });
-                }
-                Ok(Filled::Resident) => {
-                    let sample = self.gauge.sample();
-                    let resident = self.cache.entry(key.as_str()).await;
-                    // It may have ended since; then what was loaded is as good.
-                    return Ok(resident.map_or(found, |entry| {
-                        Found::cached(entry, sample.or_proven_at(Some(began)))
-                    }));
-                }
+            match self.settle(&key, attempt, loaded).await? {
+                Settled::Found(found) => return Ok(found),
                 // An update arrived: perhaps with a value, which is then in the cache.
-                Ok(Filled::Overtaken) => {
+                Settled::Overtaken(found) => {
                     why = Why::Missing;
                     last = Some(found);
                 }
-                // The hydration ended and says so in every read. Its readers go on.
-                Err(error) if error.kind() == ErrorKind::Closed => return Ok(found),
-                Err(error) => return Err(error),
             }
         }
         last.map(|found| Found { is_overtaken: true, ..found }).ok_or_else(no_source)
     }
 
+    /// Loads `keys` that the cache does not have, with one question; an answer for each, in order.
+    async fn load_many(&self, keys: Vec<Key>) -> Vec<Landed<T>> {
+        let mut landed: Vec<Option<Landed<T>>> = Vec::with_capacity(keys.len());
+        let mut missing = Vec::new();
+        for (place, key) in keys.into_iter().enumerate() {
+            let found = self.cached(&key).await;
+            if found.is_none() {
+                let attempt = self.attempt(&key);
+                missing.push((place, key, attempt));
+            }
+            landed.push(found.map(Ok));
+        }
+        let wanted = missing.iter().map(|(_, key, _)| key.clone()).collect();
+        let mut answer = self.ask_for_many(wanted).await;
+        for (place, key, attempt) in missing {
+            let loaded = answer.as_mut().map(|rows| rows.remove(&key)).map_err(|why| why.clone());
+            let settled = match loaded {
+                Ok(loaded) => self.settle(&key, attempt, loaded).await,
+                Err(why) => Err(why),
+            };
+            landed[place] = Some(match settled {
+                Ok(Settled::Found(found)) => Ok(found),
+                Ok(Settled::Overtaken(_)) => self.load(key, Why::Missing).await,
+                Err(why) => Err(why),
+            });
+        }
+        landed.into_iter().flatten().collect()
+    }
+
+    /// What the cache has, if its life is not over.
+    async fn cached(&self, key: &Key) -> Option<Found<T>> {
+        let sample = self.gauge.sample();
+        let entry = self.cache.entry(key.as_str()).await?;
+        let is_over = self.policy.is_over(entry.expires_at(), Instant::now());
+        (!is_over).then(|| Found::cached(entry, sample))
+    }
+
+    /// What must be done before the source is asked, so that what arrives from now on breaks it.
+    fn attempt(&self, key: &Key) -> Attempt {
+        let absence = self.findings.absent.as_ref().map(|_| self.leases.take(key.clone()));
+        let (lease, sample) = (self.leases.take(key.clone()), self.gauge.sample());
+        Attempt { lease, absence, sample, began: Instant::now() }
+    }
+
+    /// Brings what was loaded into the cache.
+    async fn settle(
+        &self,
+        key: &Key,
+        attempt: Attempt,
+        loaded: Option<Loaded<T>>,
+    ) -> Result<Settled<T>> {
+        let Attempt { lease, absence, sample, began } = attempt;
+        let found = Found::loaded(loaded.as_ref(), sample, began);
+        let ttl = loaded.as_ref().and_then(|loaded| loaded.ttl);
+        let found = match fill(&self.hydrator, lease, loaded).await {
+            Ok(Filled::Stored(entry)) => {
+                if let Some(loads) = &self.loads {
+                    loads.publish(key, &entry, ttl);
+                }
+                Found { entry: Some(entry), ..found }
+            }
+            Ok(Filled::Gone) => {
+                if let Some((list, lease)) = self.findings.absent.as_ref().zip(absence)
+                    && found.entry.is_none()
+                {
+                    lock(list).insert(key, lease, began);
+                }
+                Found { entry: None, ..found }
+            }
+            // It may have ended since; then what was loaded is as good.
+            Ok(Filled::Resident) => {
+                self.cached(key).await.map_or(found, |resident| resident.proven_since(began))
+            }
+            Ok(Filled::Overtaken) => return Ok(Settled::Overtaken(found)),
+            Ok(Filled::Behind) => return Err(lags(key)),
+            // The hydration ended and says so in every read. Its readers go on.
+            Err(error) if error.kind() == ErrorKind::Closed => found,
+            Err(error) => return Err(error),
+        };
+        Ok(Settled::Found(found))
+    }
+
     async fn ask_the_source(&self, key: &Key) -> Result<Option<Loaded<T>>> {
         let source = self.source.as_ref().ok_or_else(no_source)?;
-        self.counters.loads.increment();
-        let load = AssertUnwindSafe(async { source.load(key.clone()).await }).catch_unwind();
-        let outcome = match timeout(self.source_limit, load).await {
-            Ok(Ok(outcome)) => outcome.map_err(|why| loading_failed(key).with_source(why)),
-            Ok(Err(_)) => Err(loading_failed(key).with_source("the source panicked")),
-            Err(_) => Err(loading_failed(key)
-                .with_source(format!("the source gave no answer within {:?}", self.source_limit))),
+        let outcome = self.ask(1, async { source.load(key.clone()).await }).await;
+        let outcome = outcome.map_err(|why| loading_failed(key).with_source(why));
+        self.note(key, outcome.is_ok());
+        outcome
+    }
+
+    async fn ask_for_many(&self, keys: Vec<Key>) -> Result<HashMap<Key, Loaded<T>>> {
+        let source = self.source.as_ref().ok_or_else(no_source)?;
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let outcome = self.ask(keys.len(), async { source.load_many(keys.clone()).await }).await;
+        for key in &keys {
+            self.note(key, outcome.is_ok());
+        }
+        let rows = outcome.map_err(|why| {
+            let what = format!("loading {} keys together failed; try again", keys.len());
+            Error::new(ErrorKind::Source, what).with_source(why)
+        })?;
+        Ok(rows.into_iter().collect())
+    }
+
+    /// Asks the source for so many keys, within its limit.
+    async fn ask<R>(
+        &self,
+        keys: usize,
+        load: impl Future<Output = Result<R, SourceError>> + Send,
+    ) -> Result<R, SourceError> {
+        self.counters.loads.add(keys as u64);
+        let outcome = timeout(self.source_limit, AssertUnwindSafe(load).catch_unwind()).await;
+        let outcome = match outcome {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err("the source panicked".into()),
+            Err(_) => {
+                Err(format!("the source gave no answer within {:?}", self.source_limit).into())
+            }
         };
-        let mut failed = lock(&self.findings.failed);
         if outcome.is_err() {
-            self.counters.load_failures.increment();
-            failed.insert(key, (), Instant::now());
-        } else {
-            failed.remove(key);
+            self.counters.load_failures.add(keys as u64);
         }
         outcome
     }
+
+    /// Remembers for a while that loading `key` failed.
+    fn note(&self, key: &Key, is_ok: bool) {
+        let mut failed = lock(&self.findings.failed);
+        if is_ok {
+            failed.remove(key);
+        } else {
+            failed.insert(key, (), Instant::now());
+        }
+    }
+}
+
+/// One question to the source.
+struct Attempt {
+    lease: Lease,
+    /// For the finding that there is no value, if that is to be remembered.
+    absence: Option<Lease>,
+    sample: Sample,
+    began: Instant,
+}
+
+/// What became of an attempt.
+enum Settled<T> {
+    Found(Found<T>),
+    /// An update arrived meanwhile.
+    Overtaken(Found<T>),
 }
 
 impl<T> Found<T> {
@@ -236,6 +358,11 @@ impl<T> Found<T> {
         let sample = sample.or_proven_at(Some(began));
         let entry = loaded.map(Entry::of_loaded);
         Self { entry, sample, began: Some(began), is_overtaken: false }
+    }
+
+    /// The same, known to be no older than what the source said when it was asked at `began`.
+    fn proven_since(self, began: Instant) -> Self {
+        Self { sample: self.sample.or_proven_at(Some(began)), ..self }
     }
 
     /// Whether it holds for a read that began at `called`: what an update overtook does only if
@@ -272,6 +399,17 @@ pub(super) fn no_source() -> Error {
 
 fn lock<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn lags(key: &Key) -> Error {
+    Error::new(
+        ErrorKind::Source,
+        format!(
+            "the source has an older version of key {:?} than was published; does it lag behind \
+             what it publishes?",
+            key.as_str()
+        ),
+    )
 }
 
 fn loading_failed(key: &Key) -> Error {
