@@ -205,51 +205,113 @@ BEGIN
 END
 $$;
 
--- What the row triggers of an attached table call. Their arguments: what the row does ("put" or
--- "remove"), the topic, its channel, then the key columns.
---
--- This runs for each row that anybody writes, so it is short; and it assigns the result of
--- pg_notify, because PERFORM would run a query of its own. A row whose key no message can carry
--- (empty, or more than 1,024 bytes) is not in any cache: there is nothing to say of it.
-CREATE OR REPLACE FUNCTION hydratecache.publish_row() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-  content json;
-  key text;
-  opening text;
-  ending text := ',"kind":"remove"}';
-  nothing text;
+-- The form of a row's new value: row_to_json writes it in one call.
+DO $$
 BEGIN
-  IF TG_ARGV[0] = 'put' THEN
-    content := row_to_json(NEW);
-    ending := ',"kind":"put","value":' || content::text || '}';
-  ELSE
-    content := row_to_json(OLD);
+  IF to_regtype('hydratecache.row_put') IS NULL THEN
+    CREATE TYPE hydratecache.row_put AS
+      (hydratecache integer, xid bigint, version bigint, key text, kind text, value json);
   END IF;
-  IF TG_NARGS = 4 THEN
-    key := content ->> TG_ARGV[3];
-  ELSE
-    key := hydratecache.key(VARIADIC ARRAY(SELECT content ->> TG_ARGV[place] FROM generate_series(3, TG_NARGS - 1) AS place));
+END
+$$;
+
+-- The key of a row, from its values in these columns; NULL where it has no such column.
+CREATE OR REPLACE FUNCTION hydratecache.row_key(content json, columns text[]) RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+  name text;
+  key text := '';
+BEGIN
+  IF cardinality(columns) = 1 THEN
+    RETURN content ->> columns[1];
   END IF;
-  IF key IS NULL THEN
-    RAISE EXCEPTION 'the key columns of table % are not what they were when it was attached', TG_RELID::regclass
+  FOREACH name IN ARRAY columns LOOP
+    key := key || ':' || replace(replace(content ->> name, '\', '\\'), ':', '\:');
+  END LOOP;
+  RETURN substr(key, 2);
+END
+$$;
+
+-- Publishes one change of a row, which was "before" and is "after" (NULL: it was not there, it is
+-- gone). The arguments are those of its trigger: the topic, its channel, then the key columns. A row
+-- whose key no message can carry (empty, or more than 1,024 bytes) is not in any cache: there is
+-- nothing to say of it.
+CREATE OR REPLACE FUNCTION hydratecache.publish_change(before json, after json, relation oid, arguments text[])
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  old_key text := hydratecache.row_key(before, arguments[2:]);
+  new_key text := hydratecache.row_key(after, arguments[2:]);
+  topic text := CASE WHEN arguments[0] = arguments[1] THEN '' ELSE ',"topic":"' || arguments[0] || '"' END;
+  opening text := '{"hydratecache":1,"xid":' || pg_current_xact_id()::text || topic;
+  is_overtaken boolean := (pg_trigger_depth() > 1 OR current_setting('hydratecache.nested', true) = 'yes')
+    AND hydratecache.is_overtaken(relation, pg_trigger_depth());
+  ending text;
+BEGIN
+  IF before IS NOT NULL AND old_key IS NULL OR after IS NOT NULL AND new_key IS NULL THEN
+    RAISE EXCEPTION 'the key columns of table % are not what they were when it was attached', relation::regclass
       USING ERRCODE = 'HC008', HINT = 'Attach the table again, or detach it.';
   END IF;
-  IF key = '' OR octet_length(key) > 256 AND octet_length(convert_to(key, 'UTF8')) > 1024 THEN
-    RETURN NULL;
+  IF old_key IS DISTINCT FROM new_key AND hydratecache.is_key(old_key) THEN
+    ending := CASE WHEN is_overtaken THEN ',"kind":"invalidate"}' ELSE ',"kind":"remove"}' END;
+    PERFORM pg_notify(arguments[1], opening || hydratecache.numbered(old_key) || ending);
   END IF;
-  opening := '{"hydratecache":1,"xid":' || pg_current_xact_id()::text
-    || ',"version":' || nextval('hydratecache.versions')::text || ',"key":' || to_json(key)::text
-    || CASE WHEN TG_ARGV[1] = TG_ARGV[2] THEN '' ELSE ',"topic":"' || TG_ARGV[1] || '"' END;
-  IF octet_length(opening) + octet_length(ending) > 7999 THEN
-    ending := ',"kind":"invalidate"}';
-  END IF;
-  IF pg_trigger_depth() > 1 OR current_setting('hydratecache.nested', true) = 'yes' THEN
-    IF hydratecache.is_overtaken(TG_RELID, pg_trigger_depth()) THEN
+  IF hydratecache.is_key(new_key) THEN
+    opening := opening || hydratecache.numbered(new_key);
+    ending := ',"kind":"put","value":' || after::text || '}';
+    IF is_overtaken OR octet_length(opening) + octet_length(ending) > 7999 THEN
       ending := ',"kind":"invalidate"}';
     END IF;
+    PERFORM pg_notify(arguments[1], opening || ending);
   END IF;
-  nothing := pg_notify(TG_ARGV[2], opening || ending);
-  RETURN NULL;
+END
+$$;
+
+-- Whether a message can carry the key of a row.
+CREATE OR REPLACE FUNCTION hydratecache.is_key(key text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT key <> '' AND octet_length(convert_to(key, 'UTF8')) <= 1024
+$$;
+
+-- The members "version", the next of all, and "key".
+CREATE OR REPLACE FUNCTION hydratecache.numbered(key text) RETURNS text LANGUAGE sql AS $$
+  SELECT ',"version":' || nextval('hydratecache.versions')::text || ',"key":' || to_json(key)::text
+$$;
+
+-- What the row triggers of an attached table call: this one for INSERT and UPDATE, where the topic is
+-- the channel's name.
+--
+-- It runs for each row that anybody writes. In a short transaction most of what an expression in
+-- PL/pgSQL costs is its preparation, which is done once a transaction for every function in it: so
+-- there are as few of both as can be. That is why the form has a type of its own; why one condition
+-- checks and publishes; why it says txid_current, which is pg_current_xact_id as a number; and why
+-- the result, which nobody looks at, is NEW and no expression. Whatever is out of the ordinary goes
+-- the long way: a key that has changed, is long or missing, a message too long for a notification,
+-- triggers that write to tables themselves.
+CREATE OR REPLACE FUNCTION hydratecache.publish_put() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  content json := row_to_json(NEW);
+  key text := hydratecache.row_key(content, TG_ARGV[2:]);
+  message text := row_to_json(ROW(1, txid_current(), nextval('hydratecache.versions'), key, 'put', content)::hydratecache.row_put)::text;
+BEGIN
+  IF (CASE
+      WHEN octet_length(key) BETWEEN 1 AND 256 AND octet_length(message) <= 7999
+        AND coalesce(hydratecache.row_key(row_to_json(OLD), TG_ARGV[2:]), key) = key
+        AND pg_trigger_depth() = 1 AND current_setting('hydratecache.nested', true) IS DISTINCT FROM 'yes'
+      THEN pg_notify(TG_ARGV[1], message) IS NOT NULL
+    END)
+  THEN
+    RETURN NEW;
+  END IF;
+  PERFORM hydratecache.publish_change(row_to_json(OLD), content, TG_RELID, TG_ARGV);
+  RETURN NEW;
+END
+$$;
+
+-- The same for any topic, and for DELETE.
+CREATE OR REPLACE FUNCTION hydratecache.publish_row() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM hydratecache.publish_change(row_to_json(OLD), row_to_json(NEW), TG_RELID, TG_ARGV);
+  RETURN NEW;
 END
 $$;
 
@@ -283,7 +345,6 @@ DECLARE
   key text[] := hydratecache.checked_key_columns("table", key_columns);
   other regclass;
   arguments text;
-  row_differs text;
 BEGIN
   PERFORM pg_advisory_xact_lock(hashtext('hydratecache.attach'));
   SELECT attached."table" INTO other FROM hydratecache.attached
@@ -293,17 +354,14 @@ BEGIN
       USING ERRCODE = 'HC007', HINT = 'Give each table a topic of its own, or detach the other table.';
   END IF;
   PERFORM hydratecache.detach("table");
-  SELECT format('%L, %L, %s', topic, channel, string_agg(quote_literal(name), ', ' ORDER BY place)),
-         string_agg(format('OLD.%1$I IS DISTINCT FROM NEW.%1$I', name), ' OR ')
-    INTO arguments, row_differs
+  SELECT format('%L, %L, %s', topic, channel, string_agg(quote_literal(name), ', ' ORDER BY place)) INTO arguments
     FROM unnest(key) WITH ORDINALITY AS t(name, place);
   -- Triggers of one row run in the order of their names: these before the application's own.
-  EXECUTE format('CREATE TRIGGER "!hydratecache_1_rekey" AFTER UPDATE ON %s FOR EACH ROW WHEN (%s)
-    EXECUTE FUNCTION hydratecache.publish_row(''remove'', %s)', "table", row_differs, arguments);
-  EXECUTE format('CREATE TRIGGER "!hydratecache_2_put" AFTER INSERT OR UPDATE ON %s FOR EACH ROW
-    EXECUTE FUNCTION hydratecache.publish_row(''put'', %s)', "table", arguments);
-  EXECUTE format('CREATE TRIGGER "!hydratecache_3_remove" AFTER DELETE ON %s FOR EACH ROW
-    EXECUTE FUNCTION hydratecache.publish_row(''remove'', %s)', "table", arguments);
+  EXECUTE format('CREATE TRIGGER "!hydratecache_put" AFTER INSERT OR UPDATE ON %s FOR EACH ROW
+    EXECUTE FUNCTION hydratecache.%I(%s)', "table",
+    CASE WHEN topic = channel THEN 'publish_put' ELSE 'publish_row' END, arguments);
+  EXECUTE format('CREATE TRIGGER "!hydratecache_remove" AFTER DELETE ON %s FOR EACH ROW
+    EXECUTE FUNCTION hydratecache.publish_row(%s)', "table", arguments);
   EXECUTE format('CREATE TRIGGER "!hydratecache_truncate" AFTER TRUNCATE ON %s FOR EACH STATEMENT
     EXECUTE FUNCTION hydratecache.publish_truncate(%L, %L)', "table", topic, channel);
   EXECUTE format('COMMENT ON TRIGGER "!hydratecache_truncate" ON %s IS %L', "table",
