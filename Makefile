@@ -15,7 +15,7 @@ demo: ## Shows a fleet converge (TRANSPORT=memory, redis, nats or postgres)
 	cargo run --quiet --release -p hydratecache-cli $(DEMO_FEATURES) -- demo --transport $(TRANSPORT)
 
 test: ## Starts what it needs and runs every test
-	$(SERVICES) install redis nats postgres
+	$(SERVICES) install redis nats postgres kafka
 	scripts/tools.sh psql:postgresql-client pgbouncer:pgbouncer
 	cargo test --workspace --all-features
 	scripts/golden/check.sh

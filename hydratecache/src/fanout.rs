@@ -1,18 +1,20 @@
 //! For authors of transports: one broker subscription for a topic, any number of readers of it in
 //! the process.
 //!
-//! A [`Fanout`] tracks sequences once for its topic and gives every reader a queue of its own, so
-//! that a slow reader loses its own messages, is told exactly how many, and holds up nobody.
+//! A [`Fanout`] tracks sequences once for its topic, or once for each of its partitions, and gives
+//! every reader a queue of its own, so that a slow reader loses its own messages, is told exactly how
+//! many, and holds up nobody.
 
 mod queue;
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::sequence::{Tracker, Verdict};
 use crate::transport::{Fence, Gap, Signal, Subscription};
-use crate::wire::Rejection;
-use crate::{Error, Kind, Message};
+use crate::wire::{Rejection, RejectionReason};
+use crate::{Error, Kind, Message, Position};
 use queue::{Queue, Reader, Waiting};
 
 /// What arrived on a topic.
@@ -26,7 +28,8 @@ pub struct Fanout {
 
 #[derive(Default)]
 struct State {
-    tracker: Tracker,
+    /// One for each partition; a topic without partitions is its own first.
+    trackers: Vec<Tracker>,
     readers: Vec<Arc<Queue>>,
     closed: bool,
 }
@@ -62,10 +65,24 @@ impl Fanout {
         state.readers.len()
     }
 
+    /// Whether a reader has more than half of its room taken. A transport whose broker keeps what is
+    /// not fetched may wait while it catches up.
+    #[must_use]
+    pub fn is_half_full(&self) -> bool {
+        self.lock().readers.iter().any(|queue| queue.is_half_full())
+    }
+
     /// Tracks and distributes what arrived, in order.
     pub fn arrived(&self, arrivals: impl IntoIterator<Item = Arrival>) {
+        self.arrived_in(0, arrivals);
+    }
+
+    /// Tracks and distributes what arrived in one partition of the topic, in order. Each origin
+    /// counts its messages in each partition by itself.
+    pub fn arrived_in(&self, partition: usize, arrivals: impl IntoIterator<Item = Arrival>) {
         let mut state = self.lock();
-        let State { tracker, readers, .. } = &mut *state;
+        let State { trackers, readers, .. } = &mut *state;
+        let tracker = tracker_of(trackers, partition);
         readers.retain(|queue| !queue.is_abandoned());
         if let [only] = readers.as_slice() {
             // The common case moves every message, and takes the queue's lock once.
@@ -84,6 +101,31 @@ impl Fanout {
         }
     }
 
+    /// What arrived in this partition is a copy of what readers have from another one: it uses its
+    /// number, and nobody hears it again.
+    pub fn copied_in(&self, partition: usize, position: Option<Position>) {
+        // A rejection without readers: tracked like everything, and told to nobody.
+        let mut state = self.lock();
+        let State { trackers, readers, .. } = &mut *state;
+        let copy = Rejection::new(RejectionReason::NotAnEnvelope).with_position(position);
+        track(tracker_of(trackers, partition), Err(copy), |signal| {
+            if !matches!(signal, Signal::Rejected(_)) {
+                for queue in readers.iter() {
+                    queue.lock().push(signal.clone());
+                }
+            }
+        });
+    }
+
+    /// The broker no longer has what stood here in the partition, because something newer replaced
+    /// it: what is missing before each origin's next message is no loss.
+    pub fn compacted_in(&self, partition: usize) {
+        if let Some(tracker) = self.lock().trackers.get_mut(partition) {
+            // However many they were, nobody misses them.
+            tracker.reported_by_the_link(Gap::Exact(NonZeroU64::MAX));
+        }
+    }
+
     /// The link is lost.
     pub fn disrupted(&self, why: &Error) {
         self.tell(|queue| queue.push(Signal::Disrupted(why.clone())));
@@ -93,7 +135,7 @@ impl Fanout {
     /// reader sees `Live` without the gap behind it.
     pub fn live(&self, missed: Option<Gap>) {
         if let Some(gap) = missed {
-            self.lock().tracker.reported_by_the_link(gap);
+            self.reported_by_the_link(gap);
         }
         self.tell(|queue| {
             queue.push(Signal::Live);
@@ -105,7 +147,7 @@ impl Fanout {
 
     /// The link lost messages. Those that it counted are not counted again by their sequences.
     pub fn gap(&self, gap: Gap) {
-        self.lock().tracker.reported_by_the_link(gap);
+        self.reported_by_the_link(gap);
         self.tell(|queue| queue.push(Signal::Gap(gap)));
     }
 
@@ -121,6 +163,10 @@ impl Fanout {
         for queue in state.readers.drain(..) {
             queue.end();
         }
+    }
+
+    fn reported_by_the_link(&self, gap: Gap) {
+        self.lock().trackers.iter_mut().for_each(|tracker| tracker.reported_by_the_link(gap));
     }
 
     fn tell(&self, push: impl Fn(&mut Waiting)) {
@@ -146,6 +192,13 @@ impl fmt::Debug for Fanout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fanout").field("readers", &self.readers()).finish_non_exhaustive()
     }
+}
+
+fn tracker_of(trackers: &mut Vec<Tracker>, partition: usize) -> &mut Tracker {
+    if trackers.len() <= partition {
+        trackers.resize_with(partition + 1, Tracker::default);
+    }
+    &mut trackers[partition]
 }
 
 /// What readers hear of one arrival: a gap before it, the message or the rejection, or nothing.

@@ -60,7 +60,7 @@ check_options() {
     refuse "--all goes with down and status only"
   ((${#SETTINGS[@]} == 0)) && return
   [[ $VERB == up ]] || refuse "--set goes with up only"
-  [[ ${BROKERS[*]} =~ ^(redis|nats)$ ]] ||
-    refuse "--set is for Redis and for NATS only: services.sh up redis --set 'LINE'"
+  [[ ${BROKERS[*]} =~ ^(redis|nats|kafka)$ ]] ||
+    refuse "--set is for one of Redis, NATS and Kafka: services.sh up redis --set 'LINE'"
   [[ "${SETTINGS[*]}" != *$'\n'* ]] || refuse "--set takes one line; repeat it for more"
 }

@@ -34,6 +34,8 @@ redis_arguments() {
 docker_install() { compose pull --quiet "$BROKER" >&2; }
 
 docker_up() {
+  [[ $BROKER != kafka || ! -f $PLACE/options ]] ||
+    fail "settings for Kafka need a process of our own: HYDRATECACHE_SERVICES_MODE=native"
   take_ports 1
   docker_run
 }

@@ -211,12 +211,17 @@ async fn every_legal_topic_is_itself(
     here: &Arc<dyn Transport>,
     there: &Arc<dyn Transport>,
 ) {
-    let topics = nasty_topics();
+    let mut topics: Vec<Topic> = Vec::new();
     let mut listeners = Vec::new();
     let mut publishers = Vec::new();
-    for topic in &topics {
-        listeners.push(trial.promise.subscribe(here, topic).await);
-        publishers.push(Publisher::new(trial.promise, there, topic));
+    for topic in nasty_topics() {
+        if topics.iter().any(|other| trial.subject.collide(&topic, other)) {
+            a_topic_that_collides_is_refused(trial, here, &topic).await;
+            continue;
+        }
+        listeners.push(trial.promise.subscribe(here, &topic).await);
+        publishers.push(Publisher::new(trial.promise, there, &topic));
+        topics.push(topic);
     }
     let ours: Vec<Origin> = publishers.iter().map(|publisher| publisher.origin).collect();
     for _ in 0..2 {
@@ -232,6 +237,23 @@ async fn every_legal_topic_is_itself(
                 format!("on {topic:?} a message of {whose:?} arrived")
             });
         }
+    }
+}
+
+async fn a_topic_that_collides_is_refused(
+    trial: &Trial<'_>,
+    transport: &Arc<dyn Transport>,
+    topic: &Topic,
+) {
+    let subscribed = transport.subscribe(topic.clone());
+    let subscribed = trial.promise.within(PATIENCE, "the answer to a subscription", subscribed);
+    let subscribed = subscribed.await.map(drop);
+    let published = trial.promise.try_publish(transport, topic, vec![put(1)]).await;
+    for (what, answer) in [("subscribing to", subscribed), ("publishing to", published)] {
+        let refused = |error: &hydratecache::Error| error.kind() == ErrorKind::InvalidTopic;
+        trial.promise.require(answer.as_ref().is_err_and(refused), || {
+            format!("{what} {topic:?}, which the broker refuses beside another, is {answer:?}")
+        });
     }
 }
 

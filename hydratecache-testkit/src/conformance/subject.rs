@@ -76,6 +76,12 @@ pub trait Subject: Send + Sync {
 
     /// How many subscriptions of `topic` the broker counts, over all transports (P8, P9, P10).
     fn subscriptions(&self, topic: &Topic) -> Capability<Step<'_, usize>>;
+
+    /// Whether the broker itself refuses to hold both topics at once, though either is legal (P7): the
+    /// second is then to be an error that says so, on subscribe and on publish alike. Few brokers do.
+    fn collide(&self, _one: &Topic, _other: &Topic) -> bool {
+        false
+    }
 }
 
 /// Control over a link, by whatever means: the fault proxy, a switch, the broker's end.

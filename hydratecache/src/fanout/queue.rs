@@ -52,6 +52,11 @@ impl Queue {
     pub(super) fn is_abandoned(&self) -> bool {
         self.lock().abandoned
     }
+
+    pub(super) fn is_half_full(&self) -> bool {
+        let waiting = self.lock();
+        !waiting.abandoned && waiting.held_bytes > waiting.limit_bytes / 2
+    }
 }
 
 impl Waiting {

@@ -71,7 +71,13 @@ kafka_ready() { grep -q 'Kafka Server started' "$PLACE/log" && answers; }
 kafka_prepare() {
   local client controller
   read -r client controller <"$PLACE/ports"
-  kafka_properties "$PLACE/data" "$client" "$controller" >"$PLACE/kafka.properties"
+  {
+    kafka_properties "$PLACE/data" "$client" "$controller"
+    # Of two lines for one setting the last one counts.
+    if [[ -f $PLACE/options ]]; then
+      sed "s/@CLIENT_PORT@/$client/g; s/@CONTROLLER_PORT@/$controller/g" "$PLACE/options"
+    fi
+  } >"$PLACE/kafka.properties"
   if [[ ! -f $PLACE/data/meta.properties ]]; then
     rm -rf "$PLACE/data"
     cp --recursive "$KAFKA_HOME/template" "$PLACE/data.new"

@@ -1,0 +1,21 @@
+#![doc = include_str!("../README.md")]
+
+mod blocking;
+mod config;
+mod context;
+mod error;
+mod keeper;
+mod numbering;
+mod opener;
+mod partition;
+mod publisher;
+mod reader;
+mod record;
+mod surveyor;
+mod topic_name;
+mod transport;
+
+pub use config::{KafkaConfig, MissingTopics, NewTopic};
+/// librdkafka's settings, as [`KafkaConfig::from_client_config`] takes them.
+pub use rdkafka::ClientConfig;
+pub use transport::KafkaTransport;

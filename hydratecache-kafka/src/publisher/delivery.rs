@@ -1,0 +1,153 @@
+//! What became of a batch: one answer for all of its records, by librdkafka's delivery reports.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hydratecache::Error;
+use rdkafka::ClientConfig;
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::producer::{
+    BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer,
+};
+use tokio::sync::oneshot;
+
+use super::Taken;
+use super::lane::AddressedRecord;
+use crate::context::Context;
+use crate::error::{Attempt, from_code, from_kafka};
+
+/// The publishing client of librdkafka, with a thread that hears its reports.
+pub(crate) struct Producer(ThreadedProducer<Deliveries>);
+
+/// Takes what the client reports to those who wait for it.
+pub(crate) struct Deliveries(pub(crate) Context);
+
+/// A batch under way. Every record of it holds one reference.
+pub(crate) struct Delivery {
+    left: AtomicUsize,
+    state: Mutex<State>,
+    _room: Taken,
+}
+
+struct State {
+    failed: Option<Code>,
+    reply: Option<oneshot::Sender<Outcome>>,
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The broker has all of it.
+    Delivered,
+    /// It may not have all of it, for this reason.
+    Failed(Code),
+}
+
+impl Producer {
+    pub(crate) fn new(config: &ClientConfig, context: Context) -> KafkaResult<Self> {
+        let context = Deliveries(context);
+        ThreadedProducer::from_config_and_context(config, context).map(Self)
+    }
+
+    pub(crate) fn client(&self) -> &Client<Deliveries> {
+        self.0.client()
+    }
+
+    pub(super) fn enqueue(
+        &self,
+        topic: &str,
+        addressed: AddressedRecord,
+        delivery: &Arc<Delivery>,
+    ) -> KafkaResult<()> {
+        let record = addressed.record;
+        let partition = i32::try_from(addressed.partition).unwrap_or(i32::MAX);
+        let mut sent = BaseRecord::with_opaque_to(topic, delivery.clone())
+            .key(record.key.as_slice())
+            .partition(partition)
+            .headers(record.headers);
+        if let Some(value) = &record.value {
+            sent = sent.payload(&value[..]);
+        }
+        self.0.send(sent).map_err(|(error, _)| error)
+    }
+
+    /// Answers all that is under way at once: nobody waits for it any more.
+    pub(crate) fn abandon(&self) {
+        self.0.purge(PurgeConfig::default().queue().inflight());
+    }
+}
+
+impl Delivery {
+    /// A batch of so many records, and how to hear what became of it.
+    pub(super) fn of(records: usize, room: Taken) -> (Arc<Self>, oneshot::Receiver<Outcome>) {
+        let (reply, outcome) = oneshot::channel();
+        let state = State { failed: None, reply: Some(reply) };
+        let delivery =
+            Self { left: AtomicUsize::new(records), state: Mutex::new(state), _room: room };
+        if records == 0 {
+            delivery.finish();
+        }
+        (Arc::new(delivery), outcome)
+    }
+
+    /// The last so many records were not taken by the client.
+    pub(super) fn failed_to_enqueue(&self, error: &KafkaError, records: usize) {
+        tracing::debug!(messaging.system = "kafka", %error, records, "not taken by the client");
+        // What it means for the batch: a part was sent.
+        self.fail(Code::QueueFull);
+        self.done(records);
+    }
+
+    fn fail(&self, code: Code) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.failed.get_or_insert(code);
+    }
+
+    fn done(&self, records: usize) {
+        if self.left.fetch_sub(records, Ordering::AcqRel) == records {
+            self.finish();
+        }
+    }
+
+    fn finish(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = state.failed.map_or(Outcome::Delivered, Outcome::Failed);
+        if let Some(reply) = state.reply.take() {
+            // Whoever published may have gone.
+            let _ = reply.send(outcome);
+        }
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.0.log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.error(error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Arc<Delivery>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, delivery: Arc<Delivery>) {
+        if let Err((error, _)) = result {
+            delivery.fail(error.rdkafka_error_code().unwrap_or(Code::Unknown));
+        }
+        delivery.done(1);
+    }
+}
+
+/// The client took nothing of a batch.
+pub(super) fn refused(place: &str, error: &KafkaError) -> Error {
+    from_kafka(Attempt::Enqueue, place, error)
+}
+
+/// The broker does not, or may not, have all of a batch.
+pub(super) fn failed(place: &str, code: Code) -> Error {
+    from_code(Attempt::Publish, place, code)
+}

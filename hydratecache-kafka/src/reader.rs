@@ -1,0 +1,661 @@
+//! The thread that reads all topics: it owns the consumer, and distributes what it fetches.
+//!
+//! Every partition has a queue of its own, so that its errors and its end can be told from another's;
+//! the client library tells neither in the queue that partitions share. The library's threads announce
+//! a queue that is no longer empty in the inbox, where commands come in as well: whatever there is to
+//! do is one input.
+
+mod copies;
+mod progress;
+mod route;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use hydratecache::fanout::Fanout;
+use hydratecache::{Error, ErrorKind, Fence, Gap, Result, Subscription, Topic};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::sync::{mpsc as tokio_mpsc, oneshot};
+
+use crate::config::{KafkaConfig, Start};
+use crate::context::Context;
+use crate::error::{Attempt, from_code, from_kafka, is_missing};
+use crate::record::{Arrived, decode};
+use crate::surveyor::{Ends, Surveyed};
+use crate::topic_name::kafka_name;
+use progress::Log;
+use route::{Lost, Route, Slot};
+
+/// How many records of one partition are distributed before others get their turn.
+const ROUND: usize = 512;
+
+/// While a reader catches up, a partition waits this long before it looks for room again.
+const HOLD: Duration = Duration::from_millis(1);
+
+/// A reader that takes nothing for so long is not catching up: it gets its gap.
+const LONGEST_HOLD: Duration = Duration::from_secs(2);
+
+pub(crate) type Asking = oneshot::Sender<Result<Subscription>>;
+pub(crate) type AskingForFence = oneshot::Sender<Result<Fence>>;
+
+pub(crate) enum Command {
+    /// Where each partition of the topic ended when the subscription was asked for.
+    Subscribe {
+        topic: Topic,
+        ends: Vec<i64>,
+        reply: Asking,
+    },
+    /// A reader is gone, or gave up asking; perhaps it was the last of its topic.
+    Unread(Topic),
+    /// A fence, and where the topics ended when it was asked for; answered when all have passed it.
+    Fence {
+        fence: Fence,
+        ends: Vec<Ends>,
+        asking: Vec<AskingForFence>,
+    },
+    /// The topic has so many partitions now.
+    Found(Topic, usize),
+    Down(Error),
+    Up,
+    Close,
+}
+
+enum Input {
+    /// The queue of a partition is not empty.
+    Readable(Slot),
+    /// The library has something to say.
+    Events,
+    Command(Command),
+}
+
+/// What the thread needs, and whom it tells.
+pub(crate) struct Settings {
+    address: Arc<str>,
+    queue_bytes: usize,
+    max_payload_bytes: usize,
+    start: Start,
+}
+
+/// The thread, which ends with this.
+pub(crate) struct Reader {
+    inbox: Inbox,
+    watched: Watched,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    ended: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+/// Where inputs go.
+#[derive(Clone)]
+pub(crate) struct Inbox(mpsc::Sender<Input>);
+
+/// The topics that are read, for those who ask about them.
+#[derive(Clone, Default)]
+pub(crate) struct Watched(Arc<Mutex<HashMap<Topic, Surveyed>>>);
+
+/// An error of a connection to the brokers.
+pub(crate) type Troubles = tokio_mpsc::UnboundedSender<Error>;
+
+impl Reader {
+    /// Starts the thread.
+    pub(crate) fn start(config: &KafkaConfig, troubles: Troubles) -> Result<Self> {
+        let failed = |error: KafkaError| from_kafka(Attempt::Connect, &config.address, &error);
+        let context = Context::new(config.shows_debug());
+        let mut consumer: BaseConsumer<Context> =
+            BaseConsumer::from_config_and_context(&config.reader(), context).map_err(failed)?;
+        let (sender, inputs) = mpsc::channel();
+        let events = sender.clone();
+        // The inbox is gone only when the thread is, and the consumer with it.
+        consumer.set_nonempty_callback(move || drop(events.send(Input::Events)));
+        let (ends, ended) = oneshot::channel();
+        let watched = Watched::default();
+        let reading = Reading {
+            settings: Settings {
+                address: config.address.clone(),
+                queue_bytes: config.queue_bytes,
+                max_payload_bytes: config.max_payload_bytes,
+                start: config.start,
+            },
+            consumer: Arc::new(consumer),
+            inbox: Inbox(sender.clone()),
+            watched: watched.clone(),
+            troubles,
+            routes: HashMap::new(),
+            slots: HashMap::new(),
+            fences: HashMap::new(),
+            held: Vec::new(),
+        };
+        let run = move || {
+            reading.run(&inputs);
+            let _ = ends.send(());
+        };
+        let thread = Builder::new().name("hydratecache-kafka".into()).spawn(run);
+        let thread = thread.map_err(|why| {
+            let what = format!("the reading thread cannot be started: {why}");
+            Error::new(ErrorKind::Unavailable, what)
+        })?;
+        Ok(Self {
+            inbox: Inbox(sender),
+            watched,
+            thread: Mutex::new(Some(thread)),
+            ended: Mutex::new(Some(ended)),
+        })
+    }
+
+    pub(crate) fn inbox(&self) -> Inbox {
+        self.inbox.clone()
+    }
+
+    pub(crate) fn watched(&self) -> &Watched {
+        &self.watched
+    }
+
+    /// Ends every subscription at once, and the thread. Waits until it has ended.
+    pub(crate) async fn close(&self) {
+        self.inbox.tell(Command::Close);
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(ended) = ended {
+            let _ = ended.await;
+            let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // It ends with its next step.
+            if let Some(thread) = thread {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.inbox.tell(Command::Close);
+    }
+}
+
+impl Inbox {
+    /// A thread that has ended hears nothing, and has nothing left to do.
+    pub(crate) fn tell(&self, command: Command) {
+        let _ = self.0.send(Input::Command(command));
+    }
+}
+
+impl Watched {
+    /// The topics that are read now.
+    pub(crate) fn all(&self) -> Vec<Surveyed> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn insert(&self, topic: &Topic, name: &str, partitions: usize) {
+        let surveyed = Surveyed { topic: topic.clone(), name: name.to_owned(), partitions };
+        self.lock().insert(topic.clone(), surveyed);
+    }
+
+    fn remove(&self, topic: &Topic) {
+        self.lock().remove(topic);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Topic, Surveyed>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the thread holds.
+struct Reading {
+    settings: Settings,
+    consumer: Arc<BaseConsumer<Context>>,
+    inbox: Inbox,
+    watched: Watched,
+    troubles: Troubles,
+    routes: HashMap<Topic, Route>,
+    /// Which partition a queue belongs to.
+    slots: HashMap<Slot, (Topic, usize)>,
+    /// Who waits for a fence, and in how many topics it is awaited.
+    fences: HashMap<Fence, (usize, Vec<AskingForFence>)>,
+    /// Partitions that wait for their topic's readers to catch up, and since when.
+    held: Vec<(Slot, Instant)>,
+}
+
+/// One thing that a partition's queue held.
+enum Read {
+    Record(i64, Arrived),
+    End(i64),
+    Failed(Code),
+}
+
+impl Reading {
+    fn run(mut self, inputs: &mpsc::Receiver<Input>) {
+        loop {
+            let input = if self.held.is_empty() {
+                inputs.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                inputs.recv_timeout(HOLD)
+            };
+            match input {
+                Ok(Input::Readable(slot)) => self.readable(slot),
+                Ok(Input::Events) => self.listen(),
+                Ok(Input::Command(Command::Close)) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(Input::Command(command)) => self.command(command),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.read_held();
+        }
+        for route in self.routes.values() {
+            route.fanout.close();
+        }
+        // Queues before their consumer.
+        self.routes.clear();
+        if let Err(error) = self.consumer.unassign() {
+            tracing::debug!(messaging.system = "kafka", %error, "not unassigned at the end");
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Subscribe { topic, ends, reply } => self.subscribe(&topic, &ends, reply),
+            Command::Unread(topic) => self.unread(&topic),
+            Command::Fence { fence, ends, asking } => self.await_fence(fence, ends, asking),
+            Command::Found(topic, partitions) => self.found(&topic, partitions),
+            Command::Down(why) => self.down(&why),
+            Command::Up => self.up(),
+            Command::Close => {}
+        }
+    }
+
+    fn subscribe(&mut self, topic: &Topic, ends: &[i64], reply: Asking) {
+        if reply.is_closed() {
+            return;
+        }
+        if let Some(route) = self.routes.get_mut(topic) {
+            route.asking.push(reply);
+            let partitions = ends.len();
+            self.found(topic, partitions);
+            return self.answer(topic);
+        }
+        let name = kafka_name(topic);
+        let mut route = Route::new(name, Fanout::new(self.settings.queue_bytes));
+        route.asking.push(reply);
+        let starts = ends.iter().map(|end| match self.settings.start {
+            Start::Now => Some(*end),
+            Start::Beginning => None,
+        });
+        let starts: Vec<(usize, Option<i64>)> = starts.enumerate().collect();
+        self.watched.insert(topic, &route.name, starts.len());
+        self.routes.insert(topic.clone(), route);
+        self.assign(topic, &starts, true);
+        if let Some(route) = self.routes.get_mut(topic) {
+            route.progress.know_ends(ends);
+        }
+    }
+
+    /// Reads these partitions of a topic, each from its start or from the beginning; if it `probes`,
+    /// from one record earlier than needed, whose arrival proves at once that reading is allowed.
+    fn assign(&mut self, topic: &Topic, starts: &[(usize, Option<i64>)], probes: bool) {
+        let Some(route) = self.routes.get_mut(topic) else { return };
+        let mut assigned = TopicPartitionList::with_capacity(starts.len());
+        for (partition, start) in starts {
+            let number = i32::try_from(*partition).unwrap_or(i32::MAX);
+            let first =
+                |start: i64| Offset::Offset(if probes { (start - 1).max(0) } else { start });
+            let first = start.map_or(Offset::Beginning, first);
+            if let Err(error) = assigned.add_partition(&route.name, number).set_offset(first) {
+                tracing::error!(messaging.system = "kafka", %error, "an offset that is none");
+            }
+            // Before it is assigned, so that nothing of it goes elsewhere.
+            let queue = self.consumer.split_partition_queue(&route.name, number);
+            let Some(mut queue) = queue else { continue };
+            let (slot, inbox) = (Slot::next(), self.inbox.0.clone());
+            queue.set_nonempty_callback(move || drop(inbox.send(Input::Readable(slot))));
+            self.slots.insert(slot, (topic.clone(), *partition));
+            // The library announces a queue when it stops being empty; this one may hold what an
+            // earlier reading left, and never be announced.
+            let _ = self.inbox.0.send(Input::Readable(slot));
+            route.read(*partition, *start, slot, queue, probes && start.is_some());
+        }
+        if let Err(error) = self.consumer.incremental_assign(&assigned) {
+            let place = format!("{}, topic {}", self.settings.address, route.name);
+            let error = from_kafka(Attempt::Subscribe, place, &error);
+            self.refuse(topic, &error);
+        }
+    }
+
+    fn unassign(&mut self, topic: &Topic, partitions: impl Iterator<Item = usize>) {
+        let Some(route) = self.routes.get_mut(topic) else { return };
+        let mut gone = TopicPartitionList::new();
+        for partition in partitions {
+            let Some(slot) = route.stop(partition) else { continue };
+            self.slots.remove(&slot);
+            gone.add_partition(&route.name, i32::try_from(partition).unwrap_or(i32::MAX));
+        }
+        if gone.count() == 0 {
+            return;
+        }
+        if let Err(error) = self.consumer.incremental_unassign(&gone) {
+            tracing::warn!(messaging.system = "kafka", %error, "a partition is still read");
+        }
+    }
+
+    /// Those who ask get their answer, if the topic is proven to be readable.
+    fn answer(&mut self, topic: &Topic) {
+        let Some(route) = self.routes.get_mut(topic) else { return };
+        if !route.is_proven {
+            return;
+        }
+        for reply in route.asking.drain(..) {
+            let (inbox, unread) = (self.inbox.clone(), topic.clone());
+            let subscription = route.fanout.subscribe(move || inbox.tell(Command::Unread(unread)));
+            // Nobody waits any more: dropping the subscription unsubscribes.
+            let _ = reply.send(Ok(subscription));
+        }
+    }
+
+    /// Reading the topic is not possible: those who ask are told, and those who read.
+    fn refuse(&mut self, topic: &Topic, why: &Error) {
+        let Some(route) = self.routes.get_mut(topic) else { return };
+        for reply in route.asking.drain(..) {
+            let _ = reply.send(Err(why.clone()));
+        }
+        route.lose(Lost::Denied, why);
+        self.unread(topic);
+    }
+
+    fn unread(&mut self, topic: &Topic) {
+        let Some(route) = self.routes.get_mut(topic) else { return };
+        route.asking.retain(|reply| !reply.is_closed());
+        if !route.asking.is_empty() || route.fanout.readers() > 0 {
+            return;
+        }
+        self.watched.remove(topic);
+        let partitions = 0..route.progress.partitions();
+        self.unassign(topic, partitions);
+        if let Some(mut route) = self.routes.remove(topic) {
+            let abandoned: Vec<Fence> = route.progress.abandon_fences().collect();
+            self.passed(abandoned);
+        }
+    }
+
+    /// A topic has more partitions than were known: they are read from their beginning.
+    fn found(&mut self, topic: &Topic, partitions: usize) {
+        let Some(route) = self.routes.get(topic) else { return };
+        let known = route.progress.partitions();
+        if partitions <= known {
+            return;
+        }
+        tracing::info!(
+            messaging.system = "kafka",
+            topic = route.name,
+            partitions,
+            "new partitions"
+        );
+        self.watched.insert(topic, &route.name, partitions);
+        let starts: Vec<_> = (known..partitions).map(|partition| (partition, None)).collect();
+        self.assign(topic, &starts, false);
+    }
+
+    fn await_fence(&mut self, fence: Fence, ends: Vec<Ends>, asking: Vec<AskingForFence>) {
+        let mut awaiting = 0;
+        for Ends { topic, ends } in ends {
+            let Some(route) = self.routes.get_mut(&topic) else { continue };
+            let ends = match ends {
+                Ok(ends) => ends,
+                Err(why) => {
+                    route.lose(Lost::Missing, &why);
+                    continue;
+                }
+            };
+            let partitions = ends.len();
+            route.found_after(Lost::Missing);
+            awaiting += 1;
+            let (log, displaced) = route.progress.await_fence(fence, ends);
+            if let Some(fence) = displaced {
+                self.displaced(fence);
+            }
+            if log == Log::Other {
+                self.restart(&topic);
+            }
+            self.found(&topic, partitions);
+        }
+        self.fences.insert(fence, (awaiting, asking));
+        if awaiting == 0 {
+            self.passed_everywhere(fence);
+        }
+        let topics: Vec<Topic> = self.routes.keys().cloned().collect();
+        for topic in topics {
+            self.pass_fences(&topic);
+        }
+    }
+
+    /// Puts the fences that a topic has passed into its subscriptions.
+    fn pass_fences(&mut self, topic: &Topic) {
+        let Some(route) = self.routes.get_mut(topic) else { return };
+        let mut passed = Vec::new();
+        while let Some(fence) = route.progress.passed() {
+            if route.lost.is_none() {
+                route.fanout.fenced(fence);
+            }
+            passed.push(fence);
+        }
+        self.passed(passed);
+    }
+
+    fn passed(&mut self, fences: Vec<Fence>) {
+        for fence in fences {
+            if let Some((awaiting, _)) = self.fences.get_mut(&fence) {
+                *awaiting -= 1;
+                if *awaiting == 0 {
+                    self.passed_everywhere(fence);
+                }
+            }
+        }
+    }
+
+    fn passed_everywhere(&mut self, fence: Fence) {
+        for reply in self.fences.remove(&fence).map(|(_, asking)| asking).unwrap_or_default() {
+            // Whoever asked may have given up.
+            let _ = reply.send(Ok(fence));
+        }
+    }
+
+    /// The oldest fence of a topic is given up, because too many are awaited.
+    fn displaced(&mut self, fence: Fence) {
+        for reply in self.fences.remove(&fence).map(|(_, asking)| asking).unwrap_or_default() {
+            let what = format!(
+                "asking for a fence on Kafka at {}: reading is more than a thousand fences behind",
+                self.settings.address
+            );
+            let _ = reply.send(Err(Error::new(ErrorKind::Timeout, what)));
+        }
+    }
+
+    fn down(&mut self, why: &Error) {
+        // What had arrived before is delivered before the loss is told; what arrives later shows that
+        // the link is back.
+        let slots: Vec<Slot> = self.slots.keys().copied().collect();
+        for slot in slots {
+            while self.is_in_use(slot) && !self.read(slot) {}
+        }
+        for route in self.routes.values_mut() {
+            route.down(why);
+        }
+    }
+
+    /// The brokers answer again. They kept what was published meanwhile, so there is no gap.
+    fn up(&mut self) {
+        self.routes.values_mut().for_each(Route::up);
+    }
+
+    fn is_in_use(&self, slot: Slot) -> bool {
+        self.slots.contains_key(&slot) && !self.held.iter().any(|(held, _)| *held == slot)
+    }
+
+    /// The topic was deleted and made anew: what it held before is lost, as far as it was not read.
+    fn restart(&mut self, topic: &Topic) {
+        let Some(route) = self.routes.get_mut(topic) else { return };
+        tracing::warn!(
+            messaging.system = "kafka",
+            topic = route.name,
+            "made anew; read from its beginning"
+        );
+        route.made_anew();
+        let partitions = route.progress.partitions();
+        self.unassign(topic, 0..partitions);
+        let starts: Vec<_> = (0..partitions).map(|partition| (partition, None)).collect();
+        self.assign(topic, &starts, false);
+    }
+
+    /// A partition does not have what comes next.
+    fn reset(&mut self, topic: &Topic, partition: usize) {
+        let Some(route) = self.routes.get_mut(topic) else { return };
+        let start = route.progress.next(partition).filter(|_| route.is_probing(partition));
+        if start.is_none() {
+            // Retention overtook it, or it was truncated.
+            tracing::warn!(
+                messaging.system = "kafka",
+                topic = route.name,
+                partition,
+                "what comes next is gone; read from the beginning"
+            );
+            route.fanout.gap(Gap::Unknown);
+        }
+        self.unassign(topic, std::iter::once(partition));
+        self.assign(topic, &[(partition, start)], false);
+    }
+
+    /// Serves what the library has to say.
+    fn listen(&mut self) {
+        loop {
+            let events = self.consumer.context().events();
+            let polled = self.consumer.poll(Duration::ZERO);
+            if let Some(Ok(message)) = &polled {
+                // Partitions have queues of their own; should this one ever be in use, nothing is lost.
+                self.stray(message.topic(), message.partition());
+            }
+            if polled.is_none() && self.consumer.context().events() == events {
+                break;
+            }
+        }
+        let heard = self.consumer.context().take();
+        if let Some(code) = heard.link {
+            // Nobody hears it when the transport is being closed.
+            let _ = self.troubles.send(from_code(Attempt::Read, &self.settings.address, code));
+        }
+        for name in heard.made_anew {
+            let topic = self.routes.iter().find(|(_, route)| route.name == name);
+            if let Some(topic) = topic.map(|(topic, _)| topic.clone()) {
+                self.restart(&topic);
+            }
+        }
+    }
+
+    fn stray(&self, name: &str, partition: i32) {
+        tracing::error!(
+            messaging.system = "kafka",
+            name,
+            partition,
+            "a record in the common queue"
+        );
+        if let Some(route) = self.routes.values().find(|route| route.name == name) {
+            route.fanout.gap(Gap::Unknown);
+        }
+    }
+
+    fn read_held(&mut self) {
+        for (slot, since) in std::mem::take(&mut self.held) {
+            if !self.read_since(slot, since) {
+                self.announce(slot);
+            }
+        }
+    }
+
+    /// The queue was announced.
+    fn readable(&mut self, slot: Slot) {
+        if self.is_in_use(slot) && !self.read(slot) {
+            self.announce(slot);
+        }
+    }
+
+    fn announce(&self, slot: Slot) {
+        let _ = self.inbox.0.send(Input::Readable(slot));
+    }
+
+    /// Distributes some of what a partition's queue holds. `true`: there is no more, or it waits.
+    fn read(&mut self, slot: Slot) -> bool {
+        self.read_since(slot, Instant::now())
+    }
+
+    /// The same for a queue that waits since then for its readers, which are catching up, to have
+    /// room.
+    fn read_since(&mut self, slot: Slot, since: Instant) -> bool {
+        let Some((topic, partition)) = self.slots.get(&slot).cloned() else { return true };
+        let Some(route) = self.routes.get_mut(&topic) else { return true };
+        if !route.progress.is_behind(partition) || !route.fanout.is_half_full() {
+            route.gave_up_waiting = false;
+        } else if since.elapsed() >= LONGEST_HOLD {
+            route.gave_up_waiting = true;
+        } else if !route.gave_up_waiting {
+            self.held.push((slot, since));
+            return true;
+        }
+        let most_bytes = self.settings.queue_bytes / 8;
+        let limit = self.settings.max_payload_bytes;
+        let arrived = |record: &BorrowedMessage<'_>| {
+            decode(record.key(), record.payload(), record.headers(), limit)
+        };
+        let (read, is_drained) =
+            route.take(partition, most_bytes, self.consumer.context(), arrived);
+        // What the library knew when it fetched these is heard before they are believed.
+        self.listen();
+        if self.slots.contains_key(&slot) {
+            self.distribute(&topic, partition, read);
+        }
+        is_drained
+    }
+
+    fn distribute(&mut self, topic: &Topic, partition: usize, read: Vec<Read>) {
+        let Some(route) = self.routes.get_mut(topic) else { return };
+        if read.iter().any(|read| !matches!(read, Read::Failed(_))) {
+            route.found_after(Lost::Denied);
+            route.up();
+            if !std::mem::replace(&mut route.is_proven, true) {
+                // Those who ask hear the first record, too.
+                self.answer(topic);
+            }
+        }
+        let Some(route) = self.routes.get_mut(topic) else { return };
+        let mut failed = None;
+        route.distribute(partition, read, |code| failed = Some(code));
+        self.pass_fences(topic);
+        if let Some(code) = failed {
+            self.failed(topic, partition, code);
+        }
+    }
+
+    fn failed(&mut self, topic: &Topic, partition: usize, code: Code) {
+        let Some(route) = self.routes.get_mut(topic) else { return };
+        match code {
+            Code::AutoOffsetReset => self.reset(topic, partition),
+            Code::TopicAuthorizationFailed => {
+                let place = format!("{}, topic {}", self.settings.address, route.name);
+                self.refuse(topic, &from_code(Attempt::Subscribe, place, code));
+            }
+            _ if is_missing(code) => {
+                let place = format!("{}, topic {}", self.settings.address, route.name);
+                route.lose(Lost::Missing, &from_code(Attempt::Read, place, code));
+            }
+            _ => {
+                tracing::debug!(messaging.system = "kafka", topic = route.name, %code, "not fetched");
+            }
+        }
+    }
+}
+
+/// Numbers for queues, so that what an old queue announced is not taken for the new one's.
+pub(super) fn next_slot() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

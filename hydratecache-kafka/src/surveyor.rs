@@ -1,0 +1,222 @@
+//! Asks the brokers where the partitions of topics end now.
+
+use std::collections::{HashMap, HashSet};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hydratecache::{Error, Result, Topic};
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::metadata::Metadata;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::config::KafkaConfig;
+use crate::context::Context;
+use crate::error::{Attempt, from_code, from_kafka, is_missing};
+
+/// A topic that no topic of ours is called like: it has an empty token.
+const SIGN_OF_LIFE: &str = "hydratecache..sign-of-life";
+
+/// Up to so many topics are asked for one by one; for more, all that the cluster has are. The client
+/// library has no question for some.
+const ONE_BY_ONE: usize = 20;
+
+/// A client of its own: it is not held up by fetches that wait.
+pub(crate) struct Surveyor {
+    client: BaseConsumer<Context>,
+    address: String,
+}
+
+/// What is asked about.
+#[derive(Debug, Clone)]
+pub(crate) struct Surveyed {
+    pub(crate) topic: Topic,
+    pub(crate) name: String,
+    pub(crate) partitions: usize,
+}
+
+/// Where a topic ends.
+#[derive(Debug, Clone)]
+pub(crate) struct Ends {
+    pub(crate) topic: Topic,
+    /// For each partition, the offset that its next record gets. An error: the topic is not there.
+    pub(crate) ends: Result<Vec<i64>, Error>,
+}
+
+impl Surveyor {
+    pub(crate) fn new(config: &KafkaConfig) -> KafkaResult<Self> {
+        let context = Context::new(config.shows_debug());
+        let client = BaseConsumer::from_config_and_context(&config.surveyor(), context)?;
+        Ok(Self { client, address: config.address.to_string() })
+    }
+
+    /// One round trip. Blocks for `limit` at most.
+    pub(crate) fn sign_of_life(&self, attempt: Attempt, limit: Duration) -> Result<()> {
+        let answer = self.client.fetch_metadata(Some(SIGN_OF_LIFE), limit);
+        let heard = self.listen();
+        match answer {
+            Ok(_) => Ok(()),
+            // The reason, where one is known: a wait that ended says nothing.
+            Err(error) => Err(match heard {
+                Some(code) => from_code(attempt, &self.address, code),
+                None => from_kafka(attempt, &self.address, &error),
+            }),
+        }
+    }
+
+    /// Where these topics end now. Every record that was acknowledged before lies before that. Blocks
+    /// for `limit` at most.
+    pub(crate) fn survey(
+        &self,
+        attempt: Attempt,
+        topics: &[Surveyed],
+        limit: Duration,
+    ) -> Result<Vec<Ends>> {
+        if topics.is_empty() {
+            return self.sign_of_life(attempt, limit).map(|()| Vec::new());
+        }
+        let deadline = Instant::now() + limit;
+        let surveyed = loop {
+            // One topic that is gone spoils the answer for all.
+            let surveyed = self
+                .ends_of(topics, deadline.saturating_duration_since(Instant::now()))
+                .or_else(|_| self.ends_of_those_there(topics, deadline));
+            let code = surveyed.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+            let is_electing = code.is_some_and(is_electing) && Instant::now() + PAUSE < deadline;
+            if !is_electing {
+                break surveyed;
+            }
+            thread::sleep(PAUSE);
+        };
+        let heard = self.listen();
+        surveyed.map_err(|error| match heard {
+            Some(code) if error.rdkafka_error_code() == Some(Code::OperationTimedOut) => {
+                from_code(attempt, &self.address, code)
+            }
+            _ => from_kafka(attempt, &self.address, &error),
+        })
+    }
+
+    /// The numbers of partitions of these topics now, of those that are there.
+    pub(crate) fn look_up(
+        &self,
+        names: &[String],
+        limit: Duration,
+    ) -> Result<Vec<(String, usize)>> {
+        let found = partitions(self.client.client(), names, limit);
+        let _ = self.listen();
+        found.map_err(|error| from_kafka(Attempt::Fence, &self.address, &error))
+    }
+
+    fn ends_of(&self, topics: &[Surveyed], limit: Duration) -> KafkaResult<Vec<Ends>> {
+        let count = topics.iter().map(|topic| topic.partitions).sum();
+        let mut asked = TopicPartitionList::with_capacity(count);
+        for topic in topics {
+            for partition in 0..topic.partitions {
+                let partition = i32::try_from(partition).unwrap_or(i32::MAX);
+                // As a time, this stands for the latest.
+                asked.add_partition(&topic.name, partition).set_offset(Offset::End)?;
+            }
+        }
+        let answered = self.client.offsets_for_times(asked, limit)?;
+        let mut ends: HashMap<String, Vec<i64>> = HashMap::with_capacity(topics.len());
+        for element in answered.elements() {
+            element.error()?;
+            let Offset::Offset(end) = element.offset() else {
+                return Err(KafkaError::OffsetFetch(Code::LeaderNotAvailable));
+            };
+            ends.entry(element.topic().to_owned()).or_default().push(end);
+        }
+        let found = topics.iter().map(|topic| Ends {
+            topic: topic.topic.clone(),
+            ends: Ok(ends.remove(&topic.name).unwrap_or_default()),
+        });
+        Ok(found.collect())
+    }
+
+    fn ends_of_those_there(
+        &self,
+        topics: &[Surveyed],
+        deadline: Instant,
+    ) -> KafkaResult<Vec<Ends>> {
+        let left = || deadline.saturating_duration_since(Instant::now()).max(A_LITTLE);
+        let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
+        let found = partitions(self.client.client(), &names, left())?;
+        let found: HashMap<String, usize> = found.into_iter().collect();
+        let (there, gone): (Vec<_>, Vec<_>) =
+            topics.iter().cloned().partition(|topic| found.contains_key(&topic.name));
+        let there: Vec<Surveyed> = there
+            .into_iter()
+            .map(|topic| Surveyed { partitions: found[&topic.name], ..topic })
+            .collect();
+        let mut ends = if there.is_empty() { Vec::new() } else { self.ends_of(&there, left())? };
+        ends.extend(gone.into_iter().map(|topic| {
+            let place = format!("{}, topic {}", self.address, topic.name);
+            let code = Code::UnknownTopicOrPartition;
+            Ends { topic: topic.topic, ends: Err(from_code(Attempt::Read, place, code)) }
+        }));
+        Ok(ends)
+    }
+
+    /// Takes what the client has to say, which would gather otherwise; returns the latest error of a
+    /// connection.
+    fn listen(&self) -> Option<Code> {
+        let context = self.client.context();
+        loop {
+            let events = context.events();
+            if self.client.poll(Duration::ZERO).is_none() && context.events() == events {
+                return context.take().link;
+            }
+        }
+    }
+}
+
+/// Whether the partition has no leader yet, as right after its topic was made.
+fn is_electing(code: Code) -> bool {
+    matches!(
+        code,
+        Code::NotLeaderForPartition
+            | Code::LeaderNotAvailable
+            | Code::UnknownPartition
+            | Code::ReplicaNotAvailable
+            | Code::FencedLeaderEpoch
+            | Code::UnknownLeaderEpoch
+            | Code::OffsetNotAvailable
+    )
+}
+
+/// Between two questions about a partition without a leader.
+const PAUSE: Duration = Duration::from_millis(20);
+
+const A_LITTLE: Duration = Duration::from_millis(1);
+
+/// How many partitions these topics have; those that do not exist are left out. Blocks for `limit` at
+/// most, for each topic.
+fn partitions<C: ClientContext>(
+    client: &Client<C>,
+    names: &[String],
+    limit: Duration,
+) -> KafkaResult<Vec<(String, usize)>> {
+    let mut found = Vec::with_capacity(names.len());
+    let mut take = |metadata: &Metadata, wanted: &dyn Fn(&str) -> bool| {
+        for topic in metadata.topics().iter().filter(|topic| wanted(topic.name())) {
+            match topic.error().map(Code::from) {
+                None => found.push((topic.name().to_owned(), topic.partitions().len())),
+                Some(code) if is_missing(code) => {}
+                Some(code) => return Err(KafkaError::MetadataFetch(code)),
+            }
+        }
+        Ok(())
+    };
+    if names.len() > ONE_BY_ONE {
+        let wanted: HashSet<&str> = names.iter().map(String::as_str).collect();
+        take(&client.fetch_metadata(None, limit)?, &|name| wanted.contains(name))?;
+    } else {
+        for name in names {
+            take(&client.fetch_metadata(Some(name), limit)?, &|_| true)?;
+        }
+    }
+    Ok(found)
+}

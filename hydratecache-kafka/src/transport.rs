@@ -1,0 +1,272 @@
+//! The transport: three clients for any number of topics.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, join};
+use hydratecache::{
+    Error, ErrorKind, Fence, FenceScope, Limits, Message, Result, Subscription, Topic, Transport,
+};
+use rdkafka::error::KafkaError;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::blocking::{OffRuntime, blocking};
+use crate::config::KafkaConfig;
+use crate::context::Context;
+use crate::error::Attempt;
+use crate::keeper::{Keeper, Rhythm};
+use crate::opener::Opener;
+use crate::publisher::{Producer, Publisher};
+use crate::reader::{AskingForFence, Command, Reader};
+use crate::surveyor::{Surveyed, Surveyor};
+use crate::topic_name::kafka_name;
+
+/// Kafka as a transport. Cloning shares the clients.
+///
+/// Runs three clients of librdkafka for any number of topics: one reads, one publishes, and one asks
+/// the brokers for the ends of partitions, whose answers would wait behind the fetches of the first.
+#[derive(Clone)]
+pub struct KafkaTransport(Arc<Inner>);
+
+struct Inner {
+    config: KafkaConfig,
+    /// Gone once the transport is closed.
+    open: Mutex<Option<Arc<Open>>>,
+}
+
+struct Open {
+    reader: Reader,
+    publisher: Arc<Publisher>,
+    opener: Arc<Opener>,
+    surveyor: Arc<OffRuntime<Surveyor>>,
+    requests: mpsc::UnboundedSender<AskingForFence>,
+    closing: CancellationToken,
+    keeper: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+/// How long closing waits for tasks and threads to end by themselves.
+const CLOSE_LIMIT: Duration = Duration::from_millis(1500);
+
+impl KafkaTransport {
+    /// Connects to the cluster at `url`, as [`KafkaConfig::from_url`] and [`KafkaConfig::connect`]
+    /// do.
+    ///
+    /// # Errors
+    /// As those.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no connection behind.
+    pub async fn connect(url: &str) -> Result<Self> {
+        KafkaConfig::from_url(url)?.connect().await
+    }
+
+    pub(crate) async fn open(config: KafkaConfig) -> Result<Self> {
+        let surveyor = Arc::new(OffRuntime::new(Surveyor::new(&config).map_err(unusable)?));
+        let (asked, limit) = (surveyor.clone(), config.connect_limit);
+        blocking(move || asked.sign_of_life(Attempt::Connect, limit)).await?;
+        let context = Context::new(config.shows_debug());
+        let producer = Producer::new(&config.producer(), context).map_err(unusable)?;
+        let opener = Arc::new(Opener::new(&config, producer));
+        let publisher = Arc::new(Publisher::new(&config, opener.clone()));
+        let (troubles, heard) = mpsc::unbounded_channel();
+        let reader = Reader::start(&config, troubles)?;
+        let (requests, receiver) = mpsc::unbounded_channel();
+        let closing = CancellationToken::new();
+        let keeper = Keeper {
+            surveyor: surveyor.clone(),
+            opener: opener.clone(),
+            publisher: publisher.clone(),
+            inbox: reader.inbox(),
+            watched: reader.watched().clone(),
+            requests: receiver,
+            troubles: heard,
+            closing: closing.clone(),
+        };
+        let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run(Rhythm::from(&config))));
+        let keeper = Mutex::new(Some(keeper));
+        let open = Open { reader, publisher, opener, surveyor, requests, closing, keeper };
+        Ok(Self(Arc::new(Inner { config, open: Mutex::new(Some(Arc::new(open))) })))
+    }
+}
+
+/// Settings that contradict each other. What librdkafka says of them may quote one.
+fn unusable(error: KafkaError) -> Error {
+    drop(error);
+    Error::new(
+        ErrorKind::InvalidInput,
+        "librdkafka does not take these settings together; see its CONFIGURATION.md, and whether the \
+         features that they need (ssl, sasl) are switched on",
+    )
+}
+
+impl Inner {
+    fn open(&self) -> Result<Arc<Open>> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.clone().ok_or_else(|| self.closed())
+    }
+
+    fn closed(&self) -> Error {
+        Error::new(
+            ErrorKind::Closed,
+            format!(
+                "the transport to Kafka at {} was closed; connect a new one",
+                self.config.address
+            ),
+        )
+    }
+
+    /// Waits for an answer, until the transport is closed or the time is over.
+    async fn answer<T>(
+        &self,
+        closing: &CancellationToken,
+        deadline: Instant,
+        what: &str,
+        answer: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = closing.cancelled() => Err(self.closed()),
+            () = tokio::time::sleep_until(deadline) => Err(Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "{what} on Kafka at {}: no answer in time; is the broker up, and not paused?",
+                    self.config.address
+                ),
+            )),
+        }
+    }
+
+    async fn subscribe(&self, topic: Topic) -> Result<Subscription> {
+        let open = self.open()?;
+        let deadline = Instant::now() + self.config.subscribe_limit;
+        let subscribing = subscribe(&open, topic, deadline);
+        self.answer(&open.closing, deadline, "subscribing", subscribing).await
+    }
+
+    async fn fence(&self) -> Result<Fence> {
+        let open = self.open()?;
+        // One survey may be under way before this one's.
+        let deadline = Instant::now() + self.config.ping_limit * 2;
+        let (reply, passed) = oneshot::channel();
+        open.requests.send(reply).map_err(|_| self.closed())?;
+        let passed = async { passed.await.unwrap_or_else(|_| Err(self.closed())) };
+        self.answer(&open.closing, deadline, "asking for a fence", passed).await
+    }
+
+    fn limits(&self) -> Limits {
+        let mut limits = Limits::new(self.config.max_payload_bytes, FenceScope::Partitions);
+        limits.durable = true;
+        limits.native_headers = true;
+        limits
+    }
+}
+
+/// Proves the subscription: the ends of all partitions are known before it returns, they are read from
+/// there, and something was fetched.
+async fn subscribe(open: &Arc<Open>, topic: Topic, deadline: Instant) -> Result<Subscription> {
+    let name = kafka_name(&topic);
+    let partitions = open.opener.open(&name, deadline).await?;
+    let surveyed = Surveyed { topic: topic.clone(), name, partitions };
+    let surveyor = open.surveyor.clone();
+    let left = deadline.saturating_duration_since(Instant::now());
+    let survey = move || surveyor.survey(Attempt::Subscribe, &[surveyed], left);
+    let mut ends = Vec::new();
+    for surveyed in blocking(survey).await? {
+        ends = surveyed.ends?;
+    }
+    let (reply, subscription) = oneshot::channel();
+    let asking = Asking { open, topic: topic.clone() };
+    open.reader.inbox().tell(Command::Subscribe { topic, ends, reply });
+    let answer = timeout_at(deadline, subscription).await;
+    // Whoever gave up is not asking any more when this is heard.
+    drop(asking);
+    match answer {
+        Ok(Ok(subscription)) => subscription,
+        // Its reader's thread ended, or the time is over: the caller's own limit says which.
+        _ => std::future::pending().await,
+    }
+}
+
+/// Somebody who asks for a topic, and perhaps gives up.
+struct Asking<'a> {
+    open: &'a Arc<Open>,
+    topic: Topic,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.open.reader.inbox().tell(Command::Unread(self.topic.clone()));
+    }
+}
+
+impl Transport for KafkaTransport {
+    fn limits(&self) -> Limits {
+        self.0.limits()
+    }
+
+    fn publish(&self, topic: Topic, batch: Vec<Message>) -> BoxFuture<'_, Result<()>> {
+        async move {
+            self.0.limits().check(&batch)?;
+            let publisher = self.0.open()?.publisher.clone();
+            if batch.is_empty() { Ok(()) } else { publisher.publish(&topic, batch).await }
+        }
+        .boxed()
+    }
+
+    fn subscribe(&self, topic: Topic) -> BoxFuture<'_, Result<Subscription>> {
+        self.0.subscribe(topic).boxed()
+    }
+
+    fn fence(&self) -> BoxFuture<'_, Result<Fence>> {
+        self.0.fence().boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        async move {
+            let open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(open) = open {
+                open.close().await;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+impl Open {
+    async fn close(&self) {
+        self.closing.cancel();
+        let ended = timeout(CLOSE_LIMIT, self.reader.close());
+        let _ = join(ended, self.publisher.close()).await;
+        self.opener.producer().abandon();
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(keeper) = keeper {
+            // It ends with its next step, or is aborted.
+            let _ = timeout(A_MOMENT, keeper).await;
+        }
+    }
+}
+
+const A_MOMENT: Duration = Duration::from_millis(100);
+
+/// A transport that is dropped ends what it started.
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}
+
+impl fmt::Debug for KafkaTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaTransport")
+            .field("config", &self.0.config)
+            .field("is_closed", &self.0.open().is_err())
+            .finish()
+    }
+}

@@ -1,0 +1,163 @@
+//! The conformance suite on a real Kafka: each promise on a broker of its own, with accounts, and its
+//! faults made by the proxy before its second listener.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hydratecache::{Topic, Transport};
+use hydratecache_kafka::{ClientConfig, KafkaConfig};
+use hydratecache_testkit::broker::Broker;
+use hydratecache_testkit::conformance::{Capability, Faults, Step, Subject};
+use hydratecache_testkit::proxy::{Direction, FaultProxy};
+use support::{connections_to, proxied, within};
+
+const SECRET: &str = "correct-horse-battery-staple";
+const QUEUE_BYTES: usize = 1 << 20;
+
+struct Kafka {
+    broker: Broker,
+    link: Link,
+}
+
+/// The way through the proxy.
+struct Link(FaultProxy);
+
+impl Kafka {
+    async fn start() -> Self {
+        let accounts: Vec<String> = ["admin", "conformance", "outsider"]
+            .map(|user| format!("user_{user}=\"{SECRET}\""))
+            .into();
+        let login = format!(
+            "org.apache.kafka.common.security.plain.PlainLoginModule required \
+             username=\"admin\" password=\"{SECRET}\" {};",
+            accounts.join(" ")
+        );
+        let settings = [
+            "sasl.enabled.mechanisms=PLAIN".to_owned(),
+            "sasl.mechanism.inter.broker.protocol=PLAIN".to_owned(),
+            format!("listener.name.plaintext.plain.sasl.jaas.config={login}"),
+            format!("listener.name.proxied.plain.sasl.jaas.config={login}"),
+            "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+                .to_owned(),
+            "super.users=User:ANONYMOUS;User:admin;User:conformance".to_owned(),
+        ];
+        let (broker, proxy) = proxied("SASL_PLAINTEXT", settings).await;
+        Self { broker, link: Link(proxy) }
+    }
+}
+
+fn config(address: &str, user: &str) -> KafkaConfig {
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", address)
+        .set("security.protocol", "SASL_PLAINTEXT")
+        .set("sasl.mechanism", "PLAIN")
+        .set("sasl.username", user)
+        .set("sasl.password", SECRET);
+    KafkaConfig::from_client_config(client)
+        .expect("legal settings")
+        .with_queue_bytes(QUEUE_BYTES)
+        // Each of many publishes over a broken link is waited for.
+        .with_publish_limit(Duration::from_secs(2))
+        // The suite makes thousands of new subscriptions, whose first message may wait for this.
+        .with_fetch_wait(Duration::from_millis(10))
+}
+
+async fn connect(
+    config: KafkaConfig,
+) -> Result<Arc<dyn Transport>, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(Arc::new(config.connect().await?))
+}
+
+impl Subject for Kafka {
+    fn name(&self) -> &'static str {
+        "Kafka"
+    }
+
+    fn connect(&self) -> Step<'_, Arc<dyn Transport>> {
+        Box::pin(connect(config(self.broker.addr(), "conformance")))
+    }
+
+    fn queue_bytes(&self) -> usize {
+        QUEUE_BYTES
+    }
+
+    fn faults(&self) -> Capability<&dyn Faults> {
+        Capability::Present(&self.link)
+    }
+
+    fn inject(&self, _: &Topic, _: Bytes) -> Capability<Step<'_>> {
+        Capability::Absent("there is no envelope; the tests of record.rs read broken records")
+    }
+
+    fn secret(&self) -> Capability<String> {
+        Capability::Present(SECRET.to_owned())
+    }
+
+    fn denied(&self) -> Capability<Step<'_, Arc<dyn Transport>>> {
+        Capability::Present(Box::pin(connect(config(self.broker.addr(), "outsider"))))
+    }
+
+    fn connections(&self) -> Capability<Step<'_, usize>> {
+        Capability::Present(Box::pin(async { Ok(connections_to(self.broker.addr())?) }))
+    }
+
+    fn subscriptions(&self, _: &Topic) -> Capability<Step<'_, usize>> {
+        Capability::Absent("Kafka's broker knows of fetches only")
+    }
+
+    fn collide(&self, one: &Topic, other: &Topic) -> bool {
+        // Its metrics show a dot as an underscore.
+        one.as_str().replace('.', "_") == other.as_str().replace('.', "_")
+    }
+}
+
+impl Faults for Link {
+    fn connect(&self) -> Step<'_, Arc<dyn Transport>> {
+        Box::pin(connect(config(&self.0.addr().to_string(), "conformance")))
+    }
+
+    fn cut(&self) -> Step<'_> {
+        self.0.cut();
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn heal(&self) -> Step<'_> {
+        Box::pin(async { Ok(self.0.heal()?) })
+    }
+
+    fn freeze(&self) -> Capability<Step<'_>> {
+        Capability::Present(Box::pin(async {
+            self.0.black_hole(Direction::Both);
+            Ok(())
+        }))
+    }
+
+    fn thaw(&self) -> Step<'_> {
+        Box::pin(async { Ok(self.0.heal()?) })
+    }
+}
+
+hydratecache_testkit::conformance_tests! {
+    @each Kafka::start().await;
+    p02_no_silent_loss
+    p03_disrupted_then_live_then_gap
+    p06_slow_readers_hurt_themselves_only
+    p11_ttl_travels_with_the_message
+    p12_no_secrets_are_shown
+    p13_a_fence_proves_the_past
+}
+
+/// The suite's own wait for a transport that was never connected, on an address that nobody
+/// answers at.
+#[tokio::test]
+async fn an_address_that_swallows_everything_is_an_error_within_five_seconds() {
+    let kafka = Kafka::start().await;
+    kafka.link.0.black_hole(Direction::Both);
+    let attempt = connect(config(&kafka.link.0.addr().to_string(), "conformance"));
+    let error = within(Duration::from_secs(5), attempt).await.expect_err("nobody answers");
+    assert!(!error.to_string().contains(SECRET), "{error}");
+}
