@@ -6,8 +6,10 @@
 //! do is one input.
 
 mod copies;
+mod fences;
 mod progress;
 mod route;
+mod watched;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,10 +31,12 @@ use crate::config::{KafkaConfig, Start};
 use crate::context::Context;
 use crate::error::{Attempt, from_code, from_kafka, is_missing};
 use crate::record::{Arrived, decode};
-use crate::surveyor::{Ends, Surveyed};
+use crate::surveyor::Ends;
 use crate::topic_name::kafka_name;
-use progress::Log;
+use fences::Fences;
 use route::{Lost, Route, Slot};
+
+pub(crate) use watched::Watched;
 
 /// How many records of one partition are distributed before others get their turn.
 const ROUND: usize = 512;
@@ -96,10 +100,6 @@ pub(crate) struct Reader {
 #[derive(Clone)]
 pub(crate) struct Inbox(mpsc::Sender<Input>);
 
-/// The topics that are read, for those who ask about them.
-#[derive(Clone, Default)]
-pub(crate) struct Watched(Arc<Mutex<HashMap<Topic, Surveyed>>>);
-
 /// An error of a connection to the brokers.
 pub(crate) type Troubles = tokio_mpsc::UnboundedSender<Error>;
 
@@ -129,7 +129,7 @@ impl Reader {
             troubles,
             routes: HashMap::new(),
             slots: HashMap::new(),
-            fences: HashMap::new(),
+            fences: Fences::default(),
             held: Vec::new(),
         };
         let run = move || {
@@ -185,26 +185,6 @@ impl Inbox {
     }
 }
 
-impl Watched {
-    /// The topics that are read now.
-    pub(crate) fn all(&self) -> Vec<Surveyed> {
-        self.lock().values().cloned().collect()
-    }
-
-    fn insert(&self, topic: &Topic, name: &str, partitions: usize) {
-        let surveyed = Surveyed { topic: topic.clone(), name: name.to_owned(), partitions };
-        self.lock().insert(topic.clone(), surveyed);
-    }
-
-    fn remove(&self, topic: &Topic) {
-        self.lock().remove(topic);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Topic, Surveyed>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// What the thread holds.
 struct Reading {
     settings: Settings,
@@ -215,8 +195,7 @@ struct Reading {
     routes: HashMap<Topic, Route>,
     /// Which partition a queue belongs to.
     slots: HashMap<Slot, (Topic, usize)>,
-    /// Who waits for a fence, and in how many topics it is awaited.
-    fences: HashMap<Fence, (usize, Vec<AskingForFence>)>,
+    fences: Fences,
     /// Partitions that wait for their topic's readers to catch up, and since when.
     held: Vec<(Slot, Instant)>,
 }
@@ -375,7 +354,7 @@ impl Reading {
         self.unassign(topic, partitions);
         if let Some(mut route) = self.routes.remove(topic) {
             let abandoned: Vec<Fence> = route.progress.abandon_fences().collect();
-            self.passed(abandoned);
+            self.fences.passed(abandoned);
         }
     }
 
@@ -395,81 +374,6 @@ impl Reading {
         self.watched.insert(topic, &route.name, partitions);
         let starts: Vec<_> = (known..partitions).map(|partition| (partition, None)).collect();
         self.assign(topic, &starts, false);
-    }
-
-    fn await_fence(&mut self, fence: Fence, ends: Vec<Ends>, asking: Vec<AskingForFence>) {
-        let mut awaiting = 0;
-        for Ends { topic, ends } in ends {
-            let Some(route) = self.routes.get_mut(&topic) else { continue };
-            let ends = match ends {
-                Ok(ends) => ends,
-                Err(why) => {
-                    route.lose(Lost::Missing, &why);
-                    continue;
-                }
-            };
-            let partitions = ends.len();
-            route.found_after(Lost::Missing);
-            awaiting += 1;
-            let (log, displaced) = route.progress.await_fence(fence, ends);
-            if let Some(fence) = displaced {
-                self.displaced(fence);
-            }
-            if log == Log::Other {
-                self.restart(&topic);
-            }
-            self.found(&topic, partitions);
-        }
-        self.fences.insert(fence, (awaiting, asking));
-        if awaiting == 0 {
-            self.passed_everywhere(fence);
-        }
-        let topics: Vec<Topic> = self.routes.keys().cloned().collect();
-        for topic in topics {
-            self.pass_fences(&topic);
-        }
-    }
-
-    /// Puts the fences that a topic has passed into its subscriptions.
-    fn pass_fences(&mut self, topic: &Topic) {
-        let Some(route) = self.routes.get_mut(topic) else { return };
-        let mut passed = Vec::new();
-        while let Some(fence) = route.progress.passed() {
-            if route.lost.is_none() {
-                route.fanout.fenced(fence);
-            }
-            passed.push(fence);
-        }
-        self.passed(passed);
-    }
-
-    fn passed(&mut self, fences: Vec<Fence>) {
-        for fence in fences {
-            if let Some((awaiting, _)) = self.fences.get_mut(&fence) {
-                *awaiting -= 1;
-                if *awaiting == 0 {
-                    self.passed_everywhere(fence);
-                }
-            }
-        }
-    }
-
-    fn passed_everywhere(&mut self, fence: Fence) {
-        for reply in self.fences.remove(&fence).map(|(_, asking)| asking).unwrap_or_default() {
-            // Whoever asked may have given up.
-            let _ = reply.send(Ok(fence));
-        }
-    }
-
-    /// The oldest fence of a topic is given up, because too many are awaited.
-    fn displaced(&mut self, fence: Fence) {
-        for reply in self.fences.remove(&fence).map(|(_, asking)| asking).unwrap_or_default() {
-            let what = format!(
-                "asking for a fence on Kafka at {}: reading is more than a thousand fences behind",
-                self.settings.address
-            );
-            let _ = reply.send(Err(Error::new(ErrorKind::Timeout, what)));
-        }
     }
 
     fn down(&mut self, why: &Error) {
