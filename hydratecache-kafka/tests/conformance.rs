@@ -4,6 +4,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,13 +14,20 @@ use hydratecache_testkit::broker::Broker;
 use hydratecache_testkit::conformance::{Capability, Faults, Step, Subject};
 use hydratecache_testkit::proxy::{Direction, FaultProxy};
 use support::{connections_to, proxied, within};
+use tokio::time::{Instant, sleep};
 
 const SECRET: &str = "correct-horse-battery-staple";
 const QUEUE_BYTES: usize = 1 << 20;
 
+/// What a transport opens to an only broker: one connection for each of its three clients, and one
+/// that librdkafka opens by itself, later, to the coordinator of the group that its reader names.
+const CONNECTIONS_EACH: usize = 4;
+
 struct Kafka {
     broker: Broker,
     link: Link,
+    /// How many transports were connected without the proxy.
+    connected: AtomicUsize,
 }
 
 /// The way through the proxy.
@@ -45,7 +53,7 @@ impl Kafka {
             "super.users=User:ANONYMOUS;User:admin;User:conformance".to_owned(),
         ];
         let (broker, proxy) = proxied("SASL_PLAINTEXT", settings).await;
-        Self { broker, link: Link(proxy) }
+        Self { broker, link: Link(proxy), connected: AtomicUsize::new(0) }
     }
 }
 
@@ -72,12 +80,31 @@ async fn connect(
     Ok(Arc::new(config.connect().await?))
 }
 
+/// The number that connections settle at, which should be `all`; more are counted, not waited for.
+async fn all_connections_to(
+    address: &str,
+    all: usize,
+) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let open = connections_to(address)?;
+        if open >= all {
+            return Ok(open);
+        }
+        if Instant::now() > deadline {
+            return Err(format!("{open} connections are open, and should be {all}").into());
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
 impl Subject for Kafka {
     fn name(&self) -> &'static str {
         "Kafka"
     }
 
     fn connect(&self) -> Step<'_, Arc<dyn Transport>> {
+        self.connected.fetch_add(1, Ordering::Relaxed);
         Box::pin(connect(config(self.broker.addr(), "conformance")))
     }
 
@@ -102,7 +129,8 @@ impl Subject for Kafka {
     }
 
     fn connections(&self) -> Capability<Step<'_, usize>> {
-        Capability::Present(Box::pin(async { Ok(connections_to(self.broker.addr())?) }))
+        let all = CONNECTIONS_EACH * self.connected.load(Ordering::Relaxed);
+        Capability::Present(Box::pin(all_connections_to(self.broker.addr(), all)))
     }
 
     fn subscriptions(&self, _: &Topic) -> Capability<Step<'_, usize>> {
@@ -145,7 +173,12 @@ hydratecache_testkit::conformance_tests! {
     @each Kafka::start().await;
     p02_no_silent_loss
     p03_disrupted_then_live_then_gap
+    p04_a_dead_peer_is_noticed
+    p05_publish_tells_the_truth
     p06_slow_readers_hurt_themselves_only
+    p07_bad_input_is_an_error_or_a_rejection
+    p09_one_connection_many_topics
+    p10_every_future_can_be_dropped
     p11_ttl_travels_with_the_message
     p12_no_secrets_are_shown
     p13_a_fence_proves_the_past
