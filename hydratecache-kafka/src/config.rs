@@ -129,7 +129,8 @@ impl KafkaConfig {
     }
 
     /// Settings for the cluster that `client` names, with all that librdkafka can be told: TLS
-    /// (feature `ssl`), SASL (PLAIN always, SCRAM and OAUTHBEARER with the feature `sasl`), compression. What the transport's promises rest on is set by it; see the crate's README.
+    /// (feature `ssl`), SASL (PLAIN always, SCRAM and OAUTHBEARER with the feature `sasl`), compression.
+    /// What the transport's promises rest on is set by it; see the crate's README.
     ///
     /// # Errors
     /// `InvalidInput` if `client` names no `bootstrap.servers`, or a setting that librdkafka does not
@@ -343,6 +344,10 @@ impl KafkaConfig {
             client.remove(name);
         }
         client.set("socket.timeout.ms", millis(self.ping_limit.max(self.fetch_wait * 2)));
+        if cfg!(all(feature = "ssl", unix)) && client.get("ssl.ca.location").is_none() {
+            // OpenSSL is built along, and does not know where this system keeps its certificates.
+            client.set("ssl.ca.location", "probe");
+        }
         let setup = millis(self.connect_limit.max(Duration::from_secs(1)));
         client.set("socket.connection.setup.timeout.ms", setup);
         client
