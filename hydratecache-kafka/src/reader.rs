@@ -14,7 +14,7 @@ mod watched;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::{mpsc as tokio_mpsc, oneshot};
 
+use crate::blocking::blocking;
 use crate::config::{KafkaConfig, Start};
 use crate::context::Context;
 use crate::error::{Attempt, from_code, from_kafka, is_missing};
@@ -90,6 +91,8 @@ pub(crate) struct Settings {
 
 /// The thread, which ends with this.
 pub(crate) struct Reader {
+    /// Held by the thread.
+    consumer: Weak<BaseConsumer<Context>>,
     inbox: Inbox,
     watched: Watched,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -116,6 +119,8 @@ impl Reader {
         consumer.set_nonempty_callback(move || drop(events.send(Input::Events)));
         let (ends, ended) = oneshot::channel();
         let watched = Watched::default();
+        let consumer = Arc::new(consumer);
+        let shared = Arc::downgrade(&consumer);
         let reading = Reading {
             settings: Settings {
                 address: config.address.clone(),
@@ -123,7 +128,7 @@ impl Reader {
                 max_payload_bytes: config.max_payload_bytes,
                 start: config.start,
             },
-            consumer: Arc::new(consumer),
+            consumer,
             inbox: Inbox(sender.clone()),
             watched: watched.clone(),
             troubles,
@@ -142,6 +147,7 @@ impl Reader {
             Error::new(ErrorKind::Unavailable, what)
         })?;
         Ok(Self {
+            consumer: shared,
             inbox: Inbox(sender),
             watched,
             thread: Mutex::new(Some(thread)),
@@ -155,6 +161,22 @@ impl Reader {
 
     pub(crate) fn watched(&self) -> &Watched {
         &self.watched
+    }
+
+    /// Lets the client learn where the partitions of the Kafka topic `name` are. By itself it looks
+    /// once a second for topics that it does not know, and a new subscription would wait for that.
+    pub(crate) async fn learn(&self, name: &str, limit: Duration) -> Result<()> {
+        let (consumer, name) = (self.consumer.clone(), name.to_owned());
+        let learn = move || {
+            if let Some(consumer) = consumer.upgrade()
+                && let Err(error) = consumer.fetch_metadata(Some(&name), limit)
+            {
+                // What is wrong, the subscription finds as well.
+                tracing::debug!(messaging.system = "kafka", %error, name, "not learnt");
+            }
+            Ok(())
+        };
+        blocking(learn).await
     }
 
     /// Ends every subscription at once, and the thread. Waits until it has ended.

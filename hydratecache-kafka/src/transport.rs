@@ -172,13 +172,17 @@ impl Inner {
 async fn subscribe(open: &Arc<Open>, topic: Topic, deadline: Instant) -> Result<Subscription> {
     let name = kafka_name(&topic);
     let partitions = open.opener.open(&name, deadline).await?;
-    let surveyed = Surveyed { topic: topic.clone(), name, partitions };
+    let surveyed = Surveyed { topic: topic.clone(), name: name.clone(), partitions };
     let surveyor = open.surveyor.clone();
     let left = deadline.saturating_duration_since(Instant::now());
     let survey = move || surveyor.survey(Attempt::Subscribe, &[surveyed], left);
     let mut ends = Vec::new();
     for surveyed in blocking(survey).await? {
         ends = surveyed.ends?;
+    }
+    if !open.reader.watched().has(&topic) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        open.reader.learn(&name, left.max(A_LITTLE)).await?;
     }
     let (reply, subscription) = oneshot::channel();
     let asking = Asking { open, topic: topic.clone() };
@@ -254,6 +258,9 @@ impl Open {
 }
 
 const A_MOMENT: Duration = Duration::from_millis(100);
+
+/// librdkafka's least limit.
+const A_LITTLE: Duration = Duration::from_millis(1);
 
 /// A transport that is dropped ends what it started.
 impl Drop for Open {

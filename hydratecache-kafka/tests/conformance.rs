@@ -169,20 +169,7 @@ impl Faults for Link {
     }
 }
 
-hydratecache_testkit::conformance_tests! {
-    @each Kafka::start().await;
-    p02_no_silent_loss
-    p03_disrupted_then_live_then_gap
-    p04_a_dead_peer_is_noticed
-    p05_publish_tells_the_truth
-    p06_slow_readers_hurt_themselves_only
-    p07_bad_input_is_an_error_or_a_rejection
-    p09_one_connection_many_topics
-    p10_every_future_can_be_dropped
-    p11_ttl_travels_with_the_message
-    p12_no_secrets_are_shown
-    p13_a_fence_proves_the_past
-}
+hydratecache_testkit::conformance_tests!(Kafka::start().await);
 
 /// The suite's own wait for a transport that was never connected, on an address that nobody
 /// answers at.

@@ -17,6 +17,11 @@ impl Watched {
         self.lock().values().cloned().collect()
     }
 
+    /// Whether the topic is read now.
+    pub(crate) fn has(&self, topic: &Topic) -> bool {
+        self.lock().contains_key(topic)
+    }
+
     pub(super) fn insert(&self, topic: &Topic, name: &str, partitions: usize) {
         let surveyed = Surveyed { topic: topic.clone(), name: name.to_owned(), partitions };
         self.lock().insert(topic.clone(), surveyed);
