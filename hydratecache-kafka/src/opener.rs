@@ -1,25 +1,29 @@
 //! Finds out how many partitions a topic has, and makes it where that is allowed.
 
+mod making;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use hydratecache::{Error, ErrorKind, Result};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic as AdminTopic, TopicReplication};
-use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::metadata::MetadataTopic;
 use tokio::runtime::Handle;
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep};
 
 use crate::blocking::{OffRuntime, blocking};
 use crate::config::{KafkaConfig, MissingTopics, NewTopic};
-use crate::context::Context;
 use crate::error::{Attempt, from_code, from_kafka, is_missing};
 use crate::publisher::Producer;
+use making::Unmade;
 
-/// How long a broker that makes topics by itself may take for one.
+/// After this it is looked into why a topic is not made yet.
 const MAKING_LIMIT: Duration = Duration::from_secs(3);
+
+/// A topic that somebody else just made may take so long until every broker knows it.
+const SPREADING_LIMIT: Duration = Duration::from_millis(500);
 
 /// A single question is asked again after this, so that one which went astray costs no more.
 const QUESTION_LIMIT: Duration = Duration::from_secs(2);
@@ -32,6 +36,8 @@ pub(crate) struct Opener {
     /// For clients that make topics.
     client: ClientConfig,
     missing_topics: MissingTopics,
+    /// Whether brokers make topics by themselves, once they have said so.
+    brokers_make: OnceCell<bool>,
     address: Arc<str>,
 }
 
@@ -41,6 +47,7 @@ impl Opener {
             producer: Arc::new(OffRuntime::new(producer)),
             client: config.surveyor(),
             missing_topics: config.missing_topics,
+            brokers_make: OnceCell::new(),
             address: config.address.clone(),
         }
     }
@@ -53,28 +60,69 @@ impl Opener {
     /// allowed.
     pub(crate) async fn open(&self, name: &str, deadline: Instant) -> Result<usize> {
         let begun = Instant::now();
-        let mut was_made = false;
+        let mut made = Made::NotYet;
         loop {
             let code = match self.ask(name, deadline).await? {
                 Ok(partitions) => return Ok(partitions),
                 Err(code) => code,
             };
             let is_late = Instant::now() + PAUSE >= deadline;
-            match self.missing_topics {
-                _ if !is_missing(code) && (!is_passing(code) || is_late) => {
-                    return Err(from_code(Attempt::Prepare, self.place(name), code));
+            if !is_missing(code) && (is_late || !is_passing(code)) {
+                return Err(from_code(Attempt::Prepare, self.place(name), code));
+            }
+            if is_missing(code) && made == Made::NotYet {
+                made = self.let_it_be_made(name, deadline).await?;
+            } else if is_late || (made == Made::Never && begun.elapsed() > SPREADING_LIMIT) {
+                return Err(self.was_not_made(name).await);
+            } else if made == Made::Asked && begun.elapsed() > MAKING_LIMIT {
+                made = Made::Late;
+                if !self.will_be_made(name).await {
+                    return Err(self.was_not_made(name).await);
                 }
-                MissingTopics::Create(topic) if is_missing(code) && !was_made => {
-                    self.make(name, topic, deadline).await?;
-                    was_made = true;
-                }
-                MissingTopics::Refuse if is_missing(code) => return Err(self.is_missing(name)),
-                _ if is_late || (is_missing(code) && begun.elapsed() > MAKING_LIMIT) => {
-                    return Err(self.cannot_be_made(name).await);
-                }
-                _ => sleep(PAUSE).await,
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Makes a missing topic, or leaves that to the broker, as is allowed.
+    async fn let_it_be_made(&self, name: &str, deadline: Instant) -> Result<Made> {
+        Ok(match self.missing_topics {
+            MissingTopics::Create(topic) => {
+                self.make(name, topic, deadline).await?;
+                Made::Asked
+            }
+            MissingTopics::Refuse => Made::Never,
+            MissingTopics::AskBroker => match self.brokers_make_topics().await {
+                Some(false) => Made::Never,
+                Some(true) | None => Made::Asked,
+            },
+        })
+    }
+
+    /// Whether brokers make topics by themselves, as far as they say so.
+    async fn brokers_make_topics(&self) -> Option<bool> {
+        let asking = self.brokers_make.get_or_try_init(|| {
+            let (client, place, runtime) =
+                (self.client.clone(), self.address.clone(), Handle::current());
+            blocking(move || {
+                let asked = making::brokers_make_topics(&client, &runtime);
+                asked.map_err(|error| from_kafka(Attempt::Prepare, place, &error))
+            })
+        });
+        match asking.await {
+            Ok(makes) => Some(*makes),
+            // To ask takes a permission that few have.
+            Err(error) => {
+                tracing::debug!(messaging.system = "kafka", %error, "not told whether topics are made");
+                None
             }
         }
+    }
+
+    /// Whether a topic that should be there by now may still come.
+    async fn will_be_made(&self, name: &str) -> bool {
+        let is_promised = self.brokers_make.get() == Some(&true);
+        is_promised && self.twin(name).await.is_none()
     }
 
     /// One question: the inner error is what the broker says of the topic.
@@ -109,7 +157,7 @@ impl Opener {
         let limit = deadline.saturating_duration_since(Instant::now()).max(PAUSE);
         let runtime = Handle::current();
         let make = move || {
-            let made = make(&client, &name, topic, limit, &runtime);
+            let made = making::make(&client, &name, topic, limit, &runtime);
             made.map_err(|error| match error {
                 Unmade::Client(error) => from_kafka(Attempt::Prepare, place, &error),
                 Unmade::Refused(code) => from_code(Attempt::Prepare, place, code),
@@ -119,25 +167,38 @@ impl Opener {
     }
 
     /// Why the broker did not make the topic: it does not say.
-    async fn cannot_be_made(&self, name: &str) -> Error {
-        let producer = self.producer.clone();
-        let wanted = unified(name);
-        let twin = blocking(move || {
-            let all = producer.client().fetch_metadata(None, QUESTION_LIMIT);
-            let is_twin = |topic: &&MetadataTopic| unified(topic.name()) == wanted;
-            Ok(all.ok().and_then(|all| Some(all.topics().iter().find(is_twin)?.name().to_owned())))
-        });
-        match twin.await {
-            Ok(Some(twin)) if twin != name => Error::new(
+    async fn was_not_made(&self, name: &str) -> Error {
+        let address = &self.address;
+        match self.twin(name).await {
+            Some(twin) => Error::new(
                 ErrorKind::InvalidTopic,
                 format!(
-                    "Kafka at {} refuses the topic {name} beside {twin}, because they differ in . and \
-                     _ only; rename one",
-                    self.address
+                    "Kafka at {address} refuses the topic {name} beside {twin}, because they differ in . \
+                     and _ only; rename one"
                 ),
             ),
-            _ => self.is_missing(name),
+            None if self.brokers_make.get() == Some(&true) => Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "the topic {name} was not made in time by Kafka at {address}, which makes topics; \
+                     try again, or create it"
+                ),
+            ),
+            None => self.is_missing(name),
         }
+    }
+
+    /// A topic beside which Kafka does not make the topic `name`.
+    async fn twin(&self, name: &str) -> Option<String> {
+        let producer = self.producer.clone();
+        let (wanted, name) = (unified(name), name.to_owned());
+        let look = move || {
+            let all = producer.client().fetch_metadata(None, QUESTION_LIMIT);
+            let is_twin =
+                |topic: &&MetadataTopic| topic.name() != name && unified(topic.name()) == wanted;
+            Ok(all.ok().and_then(|all| Some(all.topics().iter().find(is_twin)?.name().to_owned())))
+        };
+        blocking(look).await.ok().flatten()
     }
 
     fn place(&self, name: &str) -> String {
@@ -166,37 +227,16 @@ fn unified(name: &str) -> String {
     name.replace('.', "_")
 }
 
-enum Unmade {
-    Client(KafkaError),
-    Refused(Code),
-}
-
-fn make(
-    client: &ClientConfig,
-    name: &str,
-    topic: NewTopic,
-    limit: Duration,
-    runtime: &Handle,
-) -> Result<(), Unmade> {
-    let admin = AdminClient::from_config_and_context(client, Context::default());
-    let admin = admin.map_err(Unmade::Client)?;
-    // -1 is the broker's default.
-    let replicas = topic.replicas.map_or(-1, |replicas| i32::from(replicas.get()));
-    let partitions = i32::from(topic.partitions.get());
-    let mut asked = AdminTopic::new(name, partitions, TopicReplication::Fixed(replicas));
-    if topic.is_compacted {
-        asked = asked.set("cleanup.policy", "compact");
-    }
-    let options = AdminOptions::new().request_timeout(Some(limit)).operation_timeout(Some(limit));
-    let answers = runtime.block_on(admin.create_topics([&asked], &options));
-    for answer in answers.map_err(Unmade::Client)? {
-        match answer {
-            // Somebody else was quicker.
-            Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
-            Err((_, code)) => return Err(Unmade::Refused(code)),
-        }
-    }
-    Ok(())
+/// How far a missing topic is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    NotYet,
+    /// Nobody makes it, unless somebody else just did.
+    Never,
+    /// It should be there any moment.
+    Asked,
+    /// It should be there, and nothing speaks against it.
+    Late,
 }
 
 /// Whether the same question may have another answer soon.

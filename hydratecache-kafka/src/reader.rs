@@ -361,8 +361,16 @@ impl Reading {
         for reply in route.asking.drain(..) {
             let _ = reply.send(Err(why.clone()));
         }
-        route.lose(Lost::Denied, why);
+        self.lose(topic, Lost::Denied, why);
         self.unread(topic);
+    }
+
+    /// Tells the readers of a topic that it cannot be read. Its fences hold up no others.
+    fn lose(&mut self, topic: &Topic, lost: Lost, why: &Error) {
+        let Some(route) = self.routes.get_mut(topic) else { return };
+        route.lose(lost, why);
+        let abandoned: Vec<Fence> = route.progress.abandon_fences().collect();
+        self.fences.passed(abandoned);
     }
 
     fn unread(&mut self, topic: &Topic) {
@@ -419,8 +427,9 @@ impl Reading {
         self.slots.contains_key(&slot) && !self.held.iter().any(|(held, _)| *held == slot)
     }
 
-    /// The topic was deleted and made anew: what it held before is lost, as far as it was not read.
-    fn restart(&mut self, topic: &Topic) {
+    /// The topic was deleted and made anew, with so many partitions: what it held before is lost, as
+    /// far as it was not read.
+    fn restart(&mut self, topic: &Topic, partitions: usize) {
         let Some(route) = self.routes.get_mut(topic) else { return };
         tracing::warn!(
             messaging.system = "kafka",
@@ -428,9 +437,13 @@ impl Reading {
             "made anew; read from its beginning"
         );
         route.made_anew();
-        let partitions = route.progress.partitions();
-        self.unassign(topic, 0..partitions);
-        let starts: Vec<_> = (0..partitions).map(|partition| (partition, None)).collect();
+        let before = route.progress.partitions();
+        self.unassign(topic, 0..before);
+        let Some(route) = self.routes.get_mut(topic) else { return };
+        route.progress.restart(partitions);
+        self.watched.insert(topic, &route.name, partitions);
+        let starts: Vec<_> =
+            (0..partitions.min(before)).map(|partition| (partition, None)).collect();
         self.assign(topic, &starts, false);
     }
 
@@ -446,7 +459,7 @@ impl Reading {
                 partition,
                 "what comes next is gone; read from the beginning"
             );
-            route.fanout.gap(Gap::Unknown);
+            route.lack();
         }
         self.unassign(topic, std::iter::once(partition));
         self.assign(topic, &[(partition, start)], false);
@@ -472,8 +485,9 @@ impl Reading {
         }
         for name in heard.made_anew {
             let topic = self.routes.iter().find(|(_, route)| route.name == name);
-            if let Some(topic) = topic.map(|(topic, _)| topic.clone()) {
-                self.restart(&topic);
+            let topic = topic.map(|(topic, route)| (topic.clone(), route.progress.partitions()));
+            if let Some((topic, partitions)) = topic {
+                self.restart(&topic, partitions);
             }
         }
     }
@@ -571,7 +585,7 @@ impl Reading {
             }
             _ if is_missing(code) => {
                 let place = format!("{}, topic {}", self.settings.address, route.name);
-                route.lose(Lost::Missing, &from_code(Attempt::Read, place, code));
+                self.lose(topic, Lost::Missing, &from_code(Attempt::Read, place, code));
             }
             _ => {
                 tracing::debug!(messaging.system = "kafka", topic = route.name, %code, "not fetched");

@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::error::{Attempt, from_code, from_kafka, is_missing};
 
 /// A topic that no topic of ours is called like: it has an empty token.
-const SIGN_OF_LIFE: &str = "hydratecache..sign-of-life";
+pub(crate) const SIGN_OF_LIFE: &str = "hydratecache..sign-of-life";
 
 /// Up to so many topics are asked for one by one; for more, all that the cluster has are. The client
 /// library has no question for some.

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use hydratecache::{Topic, Transport};
 use hydratecache_kafka::{ClientConfig, KafkaConfig};
 use hydratecache_testkit::broker::Broker;
-use hydratecache_testkit::conformance::{Capability, Faults, Step, Subject};
-use hydratecache_testkit::proxy::{Direction, FaultProxy};
+use hydratecache_testkit::conformance::{Capability, Faults, ProxiedLink, Step, Subject};
+use hydratecache_testkit::proxy::Direction;
 use support::{connections_to, proxied, within};
 use tokio::time::{Instant, sleep};
 
@@ -25,13 +25,10 @@ const CONNECTIONS_EACH: usize = 4;
 
 struct Kafka {
     broker: Broker,
-    link: Link,
+    link: ProxiedLink,
     /// How many transports were connected without the proxy.
     connected: AtomicUsize,
 }
-
-/// The way through the proxy.
-struct Link(FaultProxy);
 
 impl Kafka {
     async fn start() -> Self {
@@ -47,13 +44,15 @@ impl Kafka {
             "sasl.enabled.mechanisms=PLAIN".to_owned(),
             "sasl.mechanism.inter.broker.protocol=PLAIN".to_owned(),
             format!("listener.name.plaintext.plain.sasl.jaas.config={login}"),
-            format!("listener.name.proxied.plain.sasl.jaas.config={login}"),
+            format!("listener.name.proxied0.plain.sasl.jaas.config={login}"),
             "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer"
                 .to_owned(),
             "super.users=User:ANONYMOUS;User:admin;User:conformance".to_owned(),
         ];
         let (broker, proxy) = proxied("SASL_PLAINTEXT", settings).await;
-        Self { broker, link: Link(proxy), connected: AtomicUsize::new(0) }
+        let behind = config(&proxy.addr().to_string(), "conformance");
+        let link = ProxiedLink::new(proxy, move || Box::pin(connect(behind.clone())));
+        Self { broker, link, connected: AtomicUsize::new(0) }
     }
 }
 
@@ -143,32 +142,6 @@ impl Subject for Kafka {
     }
 }
 
-impl Faults for Link {
-    fn connect(&self) -> Step<'_, Arc<dyn Transport>> {
-        Box::pin(connect(config(&self.0.addr().to_string(), "conformance")))
-    }
-
-    fn cut(&self) -> Step<'_> {
-        self.0.cut();
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    fn heal(&self) -> Step<'_> {
-        Box::pin(async { Ok(self.0.heal()?) })
-    }
-
-    fn freeze(&self) -> Capability<Step<'_>> {
-        Capability::Present(Box::pin(async {
-            self.0.black_hole(Direction::Both);
-            Ok(())
-        }))
-    }
-
-    fn thaw(&self) -> Step<'_> {
-        Box::pin(async { Ok(self.0.heal()?) })
-    }
-}
-
 hydratecache_testkit::conformance_tests!(Kafka::start().await);
 
 /// The suite's own wait for a transport that was never connected, on an address that nobody
@@ -176,8 +149,8 @@ hydratecache_testkit::conformance_tests!(Kafka::start().await);
 #[tokio::test]
 async fn an_address_that_swallows_everything_is_an_error_within_five_seconds() {
     let kafka = Kafka::start().await;
-    kafka.link.0.black_hole(Direction::Both);
-    let attempt = connect(config(&kafka.link.0.addr().to_string(), "conformance"));
+    kafka.link.proxy().black_hole(Direction::Both);
+    let attempt = connect(config(&kafka.link.proxy().addr().to_string(), "conformance"));
     let error = within(Duration::from_secs(5), attempt).await.expect_err("nobody answers");
     assert!(!error.to_string().contains(SECRET), "{error}");
 }

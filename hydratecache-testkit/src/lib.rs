@@ -3,4 +3,5 @@ pub mod broker;
 pub mod chaos;
 pub mod conformance;
 pub mod faults;
+pub mod kafka;
 pub mod proxy;

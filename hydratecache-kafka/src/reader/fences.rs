@@ -20,11 +20,16 @@ struct Awaited {
 }
 
 impl Fences {
-    /// A fence that so many topics have to pass; without any, it is passed at once.
-    fn insert(&mut self, fence: Fence, topics: usize, asking: Vec<AskingForFence>) {
-        self.0.insert(fence, Awaited { topics, asking });
-        if topics == 0 {
-            self.passed_everywhere(fence);
+    /// A fence that topics are about to be asked for. It is held until [`passed`](Self::passed) is
+    /// told of it once more than topics await it.
+    fn hold(&mut self, fence: Fence, asking: Vec<AskingForFence>) {
+        self.0.insert(fence, Awaited { topics: 1, asking });
+    }
+
+    /// One more topic has to pass it.
+    fn await_one_more(&mut self, fence: Fence) {
+        if let Some(awaited) = self.0.get_mut(&fence) {
+            awaited.topics += 1;
         }
     }
 
@@ -69,32 +74,37 @@ impl Reading {
         ends: Vec<Ends>,
         asking: Vec<AskingForFence>,
     ) {
-        let mut awaiting = 0;
+        // Held before any topic awaits it: one that is refused or made anew on the way gives it up.
+        self.fences.hold(fence, asking);
         for Ends { topic, ends } in ends {
-            let Some(route) = self.routes.get_mut(&topic) else { continue };
-            let ends = match ends {
-                Ok(ends) => ends,
-                Err(why) => {
-                    route.lose(Lost::Missing, &why);
-                    continue;
-                }
-            };
-            let partitions = ends.len();
-            route.found_after(Lost::Missing);
-            awaiting += 1;
-            let (log, displaced) = route.progress.await_fence(fence, ends);
-            if let Some(fence) = displaced {
-                self.fences.displaced(fence, &self.settings.address);
+            match ends {
+                Ok(ends) => self.await_fence_in(&topic, fence, ends),
+                Err(why) => self.lose(&topic, Lost::Missing, &why),
             }
-            if log == Log::Other {
-                self.restart(&topic);
-            }
-            self.found(&topic, partitions);
         }
-        self.fences.insert(fence, awaiting, asking);
+        self.fences.passed(vec![fence]);
         let topics: Vec<Topic> = self.routes.keys().cloned().collect();
         for topic in topics {
             self.pass_fences(&topic);
+        }
+    }
+
+    fn await_fence_in(&mut self, topic: &Topic, fence: Fence, ends: Vec<i64>) {
+        let Some(route) = self.routes.get_mut(topic) else { return };
+        route.found_after(Lost::Missing);
+        let partitions = ends.len();
+        if route.progress.learn_ends(&ends) == Log::Other {
+            self.restart(topic, partitions);
+        }
+        self.found(topic, partitions);
+        // One that may not be read proves nothing, and its readers know.
+        let Some(route) = self.routes.get_mut(topic).filter(|route| route.lost.is_none()) else {
+            return;
+        };
+        route.progress.know_ends(&ends);
+        self.fences.await_one_more(fence);
+        if let Some(displaced) = route.progress.await_fence(fence, ends) {
+            self.fences.displaced(displaced, &self.settings.address);
         }
     }
 
@@ -109,5 +119,45 @@ impl Reading {
             passed.push(fence);
         }
         self.fences.passed(passed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+    use tokio::time::Instant;
+
+    /// A fence that is held, and whether it was answered.
+    fn held(fences: &mut Fences) -> (Fence, impl FnMut() -> bool + use<>) {
+        let fence = Fence::new(1, Instant::now());
+        let (reply, mut answer) = oneshot::channel();
+        fences.hold(fence, vec![reply]);
+        (fence, move || matches!(answer.try_recv(), Ok(Ok(_))))
+    }
+
+    #[test]
+    fn a_fence_is_answered_once_every_topic_has_passed_it() {
+        let mut fences = Fences::default();
+        let (fence, mut is_answered) = held(&mut fences);
+        fences.await_one_more(fence);
+        fences.await_one_more(fence);
+        fences.passed(vec![fence]);
+        fences.passed(vec![fence]);
+        assert!(!is_answered());
+        fences.passed(vec![fence]);
+        assert!(is_answered() && fences.0.is_empty());
+    }
+
+    #[test]
+    fn a_topic_that_gives_a_fence_up_while_others_are_asked_leaves_nobody_waiting() {
+        let mut fences = Fences::default();
+        let (fence, mut is_answered) = held(&mut fences);
+        fences.await_one_more(fence);
+        // It was refused, and there are no others.
+        fences.passed(vec![fence]);
+        assert!(!is_answered(), "others may come");
+        fences.passed(vec![fence]);
+        assert!(is_answered() && fences.0.is_empty());
     }
 }

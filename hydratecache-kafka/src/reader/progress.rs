@@ -22,6 +22,8 @@ struct Position {
     known_end: i64,
 }
 
+const UNREAD: Position = Position { next: None, known_end: 0 };
+
 /// A fence, and where each partition ended when it was asked for.
 #[derive(Debug)]
 struct Awaited {
@@ -47,7 +49,7 @@ pub(super) enum Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Log {
     Same,
-    /// It ends before it ended earlier: it was made anew, or lost its end.
+    /// It ends before it ended earlier, or has fewer partitions: it was made anew, or lost its end.
     Other,
 }
 
@@ -55,8 +57,7 @@ impl Progress {
     /// Reads partition `partition` from `start`, or from its beginning.
     pub(super) fn start(&mut self, partition: usize, start: Option<i64>) {
         if self.partitions.len() <= partition {
-            let unread = Position { next: None, known_end: 0 };
-            self.partitions.resize(partition + 1, unread);
+            self.partitions.resize(partition + 1, UNREAD);
         }
         let position = &mut self.partitions[partition];
         position.next = start;
@@ -110,21 +111,34 @@ impl Progress {
         self.partitions.get(partition)?.next
     }
 
-    /// A fence was asked for when the partitions ended there.
-    ///
-    /// Also says which fence is given up for it, if too many are awaited.
-    pub(super) fn await_fence(&mut self, fence: Fence, ends: Vec<i64>) -> (Log, Option<Fence>) {
-        let mut log = Log::Same;
-        for (position, end) in self.partitions.iter_mut().zip(&ends) {
+    /// The partitions end there now.
+    pub(super) fn learn_ends(&mut self, ends: &[i64]) -> Log {
+        let mut log = if ends.len() < self.partitions.len() { Log::Other } else { Log::Same };
+        for (position, end) in self.partitions.iter_mut().zip(ends) {
             if *end < position.known_end {
                 log = Log::Other;
             }
             position.known_end = *end;
         }
+        log
+    }
+
+    /// The topic is another one, with so many partitions, of which nothing was read yet. The gap that
+    /// its readers hear stands for what the awaited fences were to prove, so they are passed.
+    pub(super) fn restart(&mut self, partitions: usize) {
+        self.partitions.truncate(partitions);
+        self.partitions.fill(UNREAD);
+        self.fences.iter_mut().for_each(|awaited| awaited.ends.clear());
+    }
+
+    /// A fence was asked for when the partitions ended there.
+    ///
+    /// Returns which fence is given up for it, if too many are awaited.
+    pub(super) fn await_fence(&mut self, fence: Fence, ends: Vec<i64>) -> Option<Fence> {
         let is_full = self.fences.len() >= MOST_FENCES;
         let displaced = if is_full { self.fences.pop_front() } else { None };
         self.fences.push_back(Awaited { fence, ends });
-        (log, displaced.map(|awaited| awaited.fence))
+        displaced.map(|awaited| awaited.fence)
     }
 
     /// The next fence that has been passed. Fences are passed in the order in which they were asked for.
@@ -222,18 +236,38 @@ mod tests {
         let mut progress = Progress::default();
         progress.start(0, Some(0));
         for number in 1..3 * MOST_FENCES as u64 {
-            let (_, displaced) = progress.await_fence(fence(number), vec![1]);
+            let displaced = progress.await_fence(fence(number), vec![1]);
             assert_eq!(displaced.is_some(), number > MOST_FENCES as u64);
             assert!(progress.fences.len() <= MOST_FENCES);
         }
     }
 
     #[test]
-    fn a_log_that_ends_earlier_than_it_did_is_another_one() {
+    fn a_log_that_ends_earlier_than_it_did_or_has_fewer_partitions_is_another_one() {
         let mut progress = Progress::default();
         progress.start(0, Some(5));
-        let ends = [5, 9, 9, 8, 8, 12].map(|end| progress.await_fence(fence(1), vec![end]).0);
+        let ends = [5, 9, 9, 8, 8, 12].map(|end| progress.learn_ends(&[end]));
         assert_eq!(ends, [Same, Same, Same, Other, Same, Same]);
+        progress.start(1, Some(0));
+        assert_eq!(progress.learn_ends(&[12, 1]), Same);
+        assert_eq!(progress.learn_ends(&[12]), Other);
+    }
+
+    #[test]
+    fn fences_of_a_log_that_is_gone_are_passed_and_hold_up_no_later_one() {
+        let mut progress = Progress::default();
+        progress.start(0, Some(50));
+        progress.start(1, Some(7));
+        let (old, new) = (fence(1), fence(2));
+        progress.await_fence(old, vec![90, 7]);
+        assert_eq!(progress.passed(), None);
+        progress.restart(1);
+        progress.start(0, None);
+        progress.await_fence(new, vec![2]);
+        assert_eq!((progress.passed(), progress.passed()), (Some(old), None));
+        progress.record(0, 0);
+        progress.record(0, 1);
+        assert_eq!(progress.passed(), Some(new));
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub(super) struct Route {
     pub(super) lost: Option<Lost>,
     /// Its readers were told that the link is lost.
     is_down: bool,
+    /// Something was lost meanwhile, which readers are told of once the link is back.
+    owed: Option<Gap>,
     /// A reader took nothing for long: the others do not wait for it, until it does.
     pub(super) gave_up_waiting: bool,
     copies: Copies,
@@ -67,6 +69,7 @@ impl Route {
             is_proven: false,
             lost: None,
             is_down: false,
+            owed: None,
             gave_up_waiting: false,
             copies: Copies::default(),
             queues: Vec::new(),
@@ -107,10 +110,25 @@ impl Route {
         self.is_down = true;
     }
 
-    /// The link is back. The brokers kept what was published meanwhile.
+    /// The link is back. The brokers kept what was published meanwhile, unless a gap is owed.
     pub(super) fn up(&mut self) {
-        if std::mem::take(&mut self.is_down) && self.lost.is_none() {
-            self.fanout.live(None);
+        if std::mem::take(&mut self.is_down) {
+            self.live();
+        }
+    }
+
+    fn live(&mut self) {
+        if !self.is_down && self.lost.is_none() {
+            self.fanout.live(self.owed.take());
+        }
+    }
+
+    /// Something that readers should have heard is gone.
+    pub(super) fn lack(&mut self) {
+        if self.is_down || self.lost.is_some() {
+            self.owed = Some(Gap::Unknown);
+        } else {
+            self.fanout.gap(Gap::Unknown);
         }
     }
 
@@ -125,18 +143,15 @@ impl Route {
     pub(super) fn found_after(&mut self, lost: Lost) {
         if self.lost == Some(lost) {
             self.lost = None;
-            if !self.is_down {
-                self.fanout.live(None);
-            }
+            self.live();
         }
     }
 
     /// The topic is another one than was read so far.
     pub(super) fn made_anew(&mut self) {
-        if self.lost.take().is_some() && !self.is_down {
-            self.fanout.live(Some(Gap::Unknown));
-        } else {
-            self.fanout.gap(Gap::Unknown);
+        self.lack();
+        if self.lost.take().is_some() {
+            self.live();
         }
     }
 

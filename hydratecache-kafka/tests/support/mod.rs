@@ -3,11 +3,18 @@
 // Not every test file uses all of it.
 #![allow(dead_code)]
 
-use std::net::TcpListener;
 use std::time::Duration;
 
+use hydratecache_kafka::{ClientConfig, KafkaConfig};
 use hydratecache_testkit::broker::{Broker, BrokerBuilder, Kind};
+use hydratecache_testkit::kafka::behind_proxies;
 use hydratecache_testkit::proxy::FaultProxy;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult,
+};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{Offset, TopicPartitionList};
 
 /// What `future` yields, if it does so within `limit`.
 pub(crate) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> T {
@@ -22,37 +29,14 @@ pub(crate) async fn kafka(settings: impl IntoIterator<Item = String>) -> Broker 
     builder.start().await.expect("a Kafka of its own")
 }
 
-/// A broker with a second listener that is reached through a proxy only: Kafka tells its clients
-/// where to connect to, so a proxy that it does not know would be passed by.
+/// A broker with more settings, and a proxy before it.
 pub(crate) async fn proxied(
     protocol: &str,
     settings: impl IntoIterator<Item = String>,
 ) -> (Broker, FaultProxy) {
-    let behind = free_port();
-    let proxy = FaultProxy::start(format!("127.0.0.1:{behind}"), 1).expect("a proxy");
-    let front = proxy.addr().port();
-    let listeners = [
-        format!(
-            "listeners=PLAINTEXT://127.0.0.1:@CLIENT_PORT@,PROXIED://127.0.0.1:{behind},\
-             CONTROLLER://127.0.0.1:@CONTROLLER_PORT@"
-        ),
-        format!(
-            "advertised.listeners=PLAINTEXT://127.0.0.1:@CLIENT_PORT@,\
-             PROXIED://127.0.0.1:{front}"
-        ),
-        format!(
-            "listener.security.protocol.map=PLAINTEXT:{protocol},PROXIED:{protocol},\
-             CONTROLLER:PLAINTEXT"
-        ),
-        "inter.broker.listener.name=PLAINTEXT".to_owned(),
-    ];
-    (kafka(listeners.into_iter().chain(settings)).await, proxy)
-}
-
-/// A port that nobody uses now. Kafka takes it within a second or two.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound").port()
+    let started = behind_proxies(1, protocol, settings).await;
+    let (broker, mut proxies) = started.expect("a Kafka of its own");
+    (broker, proxies.pop().expect("one proxy"))
 }
 
 /// How many connections to this address are established, by the system's own count.
@@ -66,4 +50,69 @@ pub(crate) fn connections_to(address: &str) -> std::io::Result<usize> {
         matches!(fields[..], [_, local, _, state, ..] if local.ends_with(&port) && state == ESTABLISHED)
     };
     Ok(table.lines().filter(is_one).count())
+}
+
+/// The transport's settings for what is at `addr`.
+pub(crate) fn config(addr: &str) -> KafkaConfig {
+    KafkaConfig::from_url(&format!("kafka://{addr}")).expect("legal")
+}
+
+/// What brokers answered for each topic.
+fn all_done(answers: Vec<TopicResult>) {
+    for answer in answers {
+        answer.expect("done");
+    }
+}
+
+/// What an administrator does to topics by hand.
+pub(crate) struct Admin {
+    client: AdminClient<DefaultClientContext>,
+    options: AdminOptions,
+    settings: ClientConfig,
+}
+
+impl Admin {
+    pub(crate) fn of(broker: &Broker) -> Self {
+        let mut settings = ClientConfig::new();
+        settings.set("bootstrap.servers", broker.addr());
+        let limit = Duration::from_secs(10);
+        let options =
+            AdminOptions::new().request_timeout(Some(limit)).operation_timeout(Some(limit));
+        Self { client: settings.create().expect("a client"), options, settings }
+    }
+
+    pub(crate) async fn make(&self, topics: &[&str], partitions: i32) {
+        let one = |name| NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        let topics: Vec<NewTopic<'_>> = topics.iter().copied().map(one).collect();
+        let made = self.client.create_topics(&topics, &self.options).await.expect("answered");
+        all_done(made);
+    }
+
+    pub(crate) async fn delete(&self, topic: &str) {
+        let deleted = self.client.delete_topics(&[topic], &self.options).await.expect("answered");
+        all_done(deleted);
+    }
+
+    pub(crate) async fn grow(&self, topic: &str, partitions: usize) {
+        let more = [NewPartitions::new(topic, partitions)];
+        let grown = self.client.create_partitions(&more, &self.options).await.expect("answered");
+        all_done(grown);
+    }
+
+    /// Deletes all records of a partition before `offset`, as retention does.
+    pub(crate) async fn expire(&self, topic: &str, partition: i32, offset: i64) {
+        let mut before = TopicPartitionList::new();
+        before.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("an offset");
+        let expired = self.client.delete_records(&before, &self.options).await.expect("answered");
+        for element in expired.elements() {
+            element.error().expect("expired");
+        }
+    }
+
+    /// Publishes a bare value to a partition, as a program would that knows nothing of us.
+    pub(crate) async fn produce(&self, topic: &str, partition: i32, key: &str, value: &[u8]) {
+        let producer: FutureProducer = self.settings.create().expect("a client");
+        let record = FutureRecord::to(topic).partition(partition).key(key).payload(value);
+        producer.send(record, Duration::from_secs(5)).await.expect("delivered");
+    }
 }
