@@ -33,7 +33,7 @@ bench: ## Prints every figure beside the raw client's (BENCH="--only redis_publi
 	cargo run --quiet --release -p hydratecache-bench --bin bench -- $(BENCH)
 
 soak: ## Kills and flaps at random, with an oracle for silent losses (SOAK="--seconds 600 --transport redis")
-	$(SERVICES) install redis nats postgres
+	$(SERVICES) install redis nats postgres kafka
 	cargo run --quiet --release -p hydratecache-soak -- $(SOAK)
 
 pgbench: ## Runs pgbench against replicas whose connections are killed, and compares every row

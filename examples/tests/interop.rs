@@ -146,3 +146,12 @@ async fn postgres_carries_what_another_language_writes_and_reads() {
     let long = "u".repeat(200);
     both_ways("postgres", broker.url(), &long, connect().await.expect("connects")).await;
 }
+
+#[tokio::test]
+async fn kafka_carries_what_another_language_writes_and_reads() {
+    let broker = Broker::start(Kind::Kafka).await.expect("a Kafka of its own");
+    let connect = || hydratecache_kafka::KafkaTransport::connect(broker.url());
+    both_ways("kafka", broker.url(), "users", connect().await.expect("connects")).await;
+    both_ways("kafka", broker.url(), "shop:users/eu-west", connect().await.expect("connects"))
+        .await;
+}

@@ -15,11 +15,13 @@ pub enum Kind {
     Nats,
     /// `PostgreSQL`'s LISTEN and NOTIFY.
     Postgres,
+    /// Kafka.
+    Kafka,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Memory, Self::Redis, Self::Nats, Self::Postgres];
+    pub const ALL: [Self; 5] = [Self::Memory, Self::Redis, Self::Nats, Self::Postgres, Self::Kafka];
 }
 
 impl fmt::Display for Kind {
@@ -29,6 +31,7 @@ impl fmt::Display for Kind {
             Self::Redis => "redis",
             Self::Nats => "nats",
             Self::Postgres => "postgres",
+            Self::Kafka => "kafka",
         })
     }
 }

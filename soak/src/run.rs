@@ -32,7 +32,7 @@ pub struct Report {
 /// If the broker or a link cannot be made or brought back. A loss is no error: the report has it.
 pub async fn soak(options: Options) -> Result<Report> {
     let Options { kind, time, seed, writers, readers } = options;
-    let arena = Arena::start(kind).await?;
+    let arena = Arena::start(kind, writers + readers).await?;
     let topic = format!("soak.{:016x}", rand::random::<u64>());
     let links = (0..writers + readers).map(|number| arena.link(seed ^ number as u64));
     let links: Vec<Link> = try_join_all(links).await?;
