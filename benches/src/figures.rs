@@ -44,6 +44,7 @@ pub const GROUPS: &[Group] = &[
     Group { names: hydrated::REPLICA, measure: hydrated::replica },
     Group { names: hydrated::MOKA, measure: hydrated::moka },
     Group { names: fence::NAMES, measure: fence::measure },
+    Group { names: fence::FLEET, measure: fence::fleet },
     Group { names: fresh_read::NAMES, measure: fresh_read::measure },
     Group { names: envelope::NAMES, measure: envelope::measure },
     Group { names: allocations::NAMES, measure: allocations::measure },

@@ -138,6 +138,31 @@ async fn a_hot_key_is_loaded_again_before_its_end_and_its_reads_never_wait() {
     assert!(users.stats().refreshes_ahead >= 10);
 }
 
+#[tokio::test]
+async fn a_thread_outside_of_the_runtime_reads_and_begins_a_refresh() {
+    let scene = Scene::new();
+    let users = scene
+        .builder()
+        .with_refresh_ahead(Duration::MAX)
+        .with_fail_safe(Duration::MAX)
+        .with_hydration(|hydrate| hydrate.with_max_ttl(MINUTE))
+        .start()
+        .await
+        .expect("starts");
+    scene.table.write("a", "1", Some(1));
+    load(&users, "a").await;
+    let reader = users.clone();
+    let reading = std::thread::spawn(move || reader.get("a").map(|read| read.to_string()));
+    let read = within(tokio::task::spawn_blocking(move || reading.join())).await;
+    assert_eq!(read.expect("joined").expect("no panic").as_deref(), Some("1"));
+    within(async {
+        while scene.table.loads() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_refresh_that_fails_leaves_the_entry_and_spares_the_source() {
     let scene = Scene::new();

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use fred::clients::Client;
 use fred::interfaces::ClientLike;
+use fred::types::InfoKind;
 use hdrhistogram::Histogram;
 use hydratecache::cache::{Hydrated, Replica};
 use hydratecache::{Channel, Transport};
@@ -14,6 +15,12 @@ use super::round_trip::microseconds;
 use crate::options::Bench;
 use crate::raw;
 use crate::report::{Figure, Goal, Ratio};
+
+pub(super) const FLEET: &[&str] = &["redis_fences_of_2000_processes"];
+const FLEET_SIZE: f64 = 2000.0;
+/// Each has two connections.
+const CONNECTED: usize = 100;
+const INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) const NAMES: &[&str] = &["redis_fence_p50", "redis_caught_up_p50"];
 
@@ -54,6 +61,61 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>> {
         fence.with_goal(Goal::RatioAtMost(1.1)).with_note("raw is fred's PING, one at a time"),
         caught_up.with_note("a fence, and until the hydrator has applied all before it"),
     ])
+}
+
+/// What the server's thread does for a fleet whose processes fence once a second each.
+pub(super) fn fleet(bench: &Bench) -> Result<Vec<Figure>> {
+    let url = bench.redis()?.url().to_owned();
+    let share = bench.run(server_share(url, bench.plan.round * 4))?;
+    let figure = Figure::of_values(FLEET[0], "% of a core", share, None);
+    Ok(vec![figure.with_goal(Goal::OursAtMost(5.0)).with_note(format!(
+        "the server's CPU time for {CONNECTED} hydrations of a connection each, with a fence every \
+         {} ms, by the fences that it answered, times {FLEET_SIZE} a second",
+        INTERVAL.as_millis()
+    ))])
+}
+
+async fn server_share(url: String, time: Duration) -> Result<f64> {
+    let client = raw::redis::client(&url).await?;
+    let mut fleet = Vec::with_capacity(CONNECTED);
+    for _ in 0..CONNECTED {
+        let transport = RedisTransport::connect(&url).await?;
+        let channel = Channel::<String>::new(transport, "bench.fence.fleet")?;
+        let builder = Hydrated::builder(channel, Replica::<String>::new())
+            .with_hydration(|hydrate| hydrate.with_fence_interval(INTERVAL));
+        fleet.push(builder.start().await?);
+    }
+    tokio::time::sleep(INTERVAL * 5).await;
+    let before = ServerWork::so_far(&client).await?;
+    tokio::time::sleep(time).await;
+    let after = ServerWork::so_far(&client).await?;
+    let (fences, seconds) = (after.pings - before.pings, after.cpu_seconds - before.cpu_seconds);
+    ensure!(fences >= 100.0, "only {fences} fences were answered");
+    Ok(seconds / fences * FLEET_SIZE * 100.0)
+}
+
+/// What the server has done since its start.
+struct ServerWork {
+    cpu_seconds: f64,
+    pings: f64,
+}
+
+impl ServerWork {
+    async fn so_far(client: &Client) -> Result<Self> {
+        let cpu: String = client.info(Some(InfoKind::Cpu)).await?;
+        let commands: String = client.info(Some(InfoKind::CommandStats)).await?;
+        let [user, system] = ["used_cpu_user:", "used_cpu_sys:"].map(|name| number(&cpu, name));
+        let pings = number(&commands, "cmdstat_ping:calls=")?;
+        Ok(Self { cpu_seconds: user? + system?, pings })
+    }
+}
+
+/// The number behind `name` at the beginning of a line.
+fn number(info: &str, name: &str) -> Result<f64> {
+    let rest = info.lines().find_map(|line| line.strip_prefix(name));
+    let rest = rest.with_context(|| format!("the server does not tell {name}"))?;
+    let digits = rest.split(|it: char| !it.is_ascii_digit() && it != '.').next();
+    Ok(digits.unwrap_or_default().parse()?)
 }
 
 async fn pings(client: Client, round: Duration) -> Result<f64> {

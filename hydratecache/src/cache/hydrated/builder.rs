@@ -95,10 +95,11 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> HydratedBuilder<T, C> {
     /// [`is_last_resort`](super::Read::is_last_resort). A key whose load failed is left alone for a
     /// second. A value that was removed or replaced is never returned.
     ///
-    /// Costs the memory of entries for `time` beyond their end. The cache itself shows them that
-    /// long: read through [`Hydrated`].
+    /// Costs the memory of entries for `time` beyond their end, ten years at most. The cache itself
+    /// shows them that long: read through [`Hydrated`].
     pub fn with_fail_safe(mut self, time: Duration) -> Self {
-        self.policy.fail_safe = time;
+        // An end that no clock can hold would be none.
+        self.policy.fail_safe = time.min(Duration::from_secs(10 * 365 * 86_400));
         self
     }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
 use futures::future::Shared;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -12,7 +13,13 @@ use crate::{Error, ErrorKind, Key, Result};
 
 /// The loads under way, each a task of its own: no caller drives another one's load, and one that
 /// is cancelled ends nobody's. Dropping this ends them all.
-pub(super) struct Flights<R>(Mutex<HashMap<Key, Flight<R>, foldhash::fast::RandomState>>);
+pub(super) struct Flights<R> {
+    /// Reads come from threads outside of it, too.
+    runtime: Handle,
+    under_way: Mutex<UnderWay<R>>,
+}
+
+type UnderWay<R> = HashMap<Key, Flight<R>, foldhash::fast::RandomState>;
 
 struct Flight<R> {
     landing: Shared<oneshot::Receiver<R>>,
@@ -27,8 +34,9 @@ pub(super) struct Landing<R> {
 }
 
 impl<R: Clone + Send + Sync + 'static> Flights<R> {
+    /// Loads that run on the runtime of the caller.
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::default()))
+        Arc::new(Self { runtime: Handle::current(), under_way: Mutex::default() })
     }
 
     /// Joins the load of `key`, or begins it with `load`.
@@ -42,7 +50,7 @@ impl<R: Clone + Send + Sync + 'static> Flights<R> {
         }
         let (land, landing) = oneshot::channel();
         let (load, entry) = (load(), Entry { flights: Arc::downgrade(self), key: key.clone() });
-        let task = tokio::spawn(async move {
+        let task = self.runtime.spawn(async move {
             let landed = load.await;
             // Whoever comes from now on finds the cache as this load left it, or begins another:
             // nobody is given a result from before it asked.
@@ -88,7 +96,7 @@ impl<R: Clone + Send + Sync + 'static> Flights<R> {
             return landings;
         }
         let load = load(wanted);
-        let task = tokio::spawn(async move {
+        let task = self.runtime.spawn(async move {
             let landed = load.await;
             // As for a single one.
             drop(entries);
@@ -109,8 +117,8 @@ impl<R: Clone + Send + Sync + 'static> Flights<R> {
         self.lock().contains_key(key)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Flight<R>, foldhash::fast::RandomState>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, UnderWay<R>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -116,15 +116,21 @@ impl Policy {
             _ => {}
         }
         match self.refresh_ahead {
-            Some(ahead) if self.is_over(held_until, now + ahead) => Verdict::ServeAndRefresh,
+            Some(ahead) if ends_within(held_until, now, self.fail_safe.saturating_add(ahead)) => {
+                Verdict::ServeAndRefresh
+            }
             _ => Verdict::Serve,
         }
     }
 
     /// Whether the life of an entry that the cache holds until `held_until` is over at `now`.
     pub(super) fn is_over(&self, held_until: Option<Instant>, now: Instant) -> bool {
-        held_until.is_some_and(|until| until.saturating_duration_since(now) <= self.fail_safe)
+        ends_within(held_until, now, self.fail_safe)
     }
+}
+
+fn ends_within(held_until: Option<Instant>, now: Instant, time: Duration) -> bool {
+    held_until.is_some_and(|until| until.saturating_duration_since(now) <= time)
 }
 
 /// For how long entries may have been stale, if they may: a hydration that stopped does not say.
