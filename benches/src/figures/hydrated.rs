@@ -47,7 +47,10 @@ fn hydrated<C: ReadCache<Product>>(
     let users = runtime.block_on(async {
         let channel = Channel::<Product>::new(MemoryTransport::new(), "bench.hydrated");
         let builder = Hydrated::builder(channel.expect("a legal topic"), cache);
-        builder.start().await.expect("the in-process transport subscribes")
+        let users = builder.start().await.expect("the in-process transport subscribes");
+        // What a cache holds before its hydrator begins is taken for stale.
+        users.caught_up().await.expect("the in-process transport fences");
+        users
     });
     for (key, value) in rows.entries() {
         block_on(users.cache().put(key, Entry::new(value)));
