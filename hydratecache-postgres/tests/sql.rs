@@ -185,6 +185,27 @@ async fn keys_of_several_columns_and_long_topics_are_unambiguous() {
 }
 
 #[tokio::test]
+async fn a_key_whose_text_changes_is_removed_though_its_columns_are_equal() {
+    let (_broker, mut session) = installed().await;
+    session.run("CREATE TABLE prices (area text, price numeric, PRIMARY KEY (area, price))").await;
+    Attachment::new("prices", topic("prices")).attach(&session.client).await.expect("attaches");
+    session.run("LISTEN prices").await;
+    session.run("INSERT INTO prices VALUES ('a:b', 1.0)").await;
+    session.run("UPDATE prices SET area = area").await;
+    session.run("UPDATE prices SET price = 1.00").await;
+    session.run("DELETE FROM prices").await;
+    let published = session.published().await;
+    let expected = [
+        r#"put a\:b:1.0 {"area":"a:b","price":1.0}"#,
+        r#"put a\:b:1.0 {"area":"a:b","price":1.0}"#,
+        r"remove a\:b:1.0",
+        r#"put a\:b:1.00 {"area":"a:b","price":1.0}"#,
+        r"remove a\:b:1.00",
+    ];
+    assert_eq!(said(&published), expected);
+}
+
+#[tokio::test]
 async fn a_row_whose_key_no_message_can_carry_is_written_all_the_same() {
     let (_broker, mut session) = installed().await;
     session.run("CREATE TABLE names (name text PRIMARY KEY)").await;
