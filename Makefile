@@ -3,7 +3,7 @@
 TRANSPORT ?= memory
 SERVICES := scripts/services.sh
 # In-process the demo builds no C code, so the brokers' clients and their TLS stay out.
-DEMO_FEATURES := $(if $(filter memory,$(TRANSPORT)),--no-default-features,)
+DEMO_FEATURES := $(if $(filter memory,$(TRANSPORT)),--no-default-features,$(if $(filter kafka,$(TRANSPORT)),--features kafka,))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench soak pgbench audit fuzz services-up services-down services-status
@@ -11,7 +11,7 @@ DEMO_FEATURES := $(if $(filter memory,$(TRANSPORT)),--no-default-features,)
 help: ## Lists these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
 
-demo: ## Shows a fleet converge (TRANSPORT=memory, redis, nats or postgres)
+demo: ## Shows a fleet converge (TRANSPORT=memory, redis, nats, postgres or kafka)
 	cargo run --quiet --release -p hydratecache-cli $(DEMO_FEATURES) -- demo --transport $(TRANSPORT)
 
 test: ## Starts what it needs and runs every test

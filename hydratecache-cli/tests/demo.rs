@@ -47,6 +47,13 @@ fn the_demo_converges_over_a_postgres_that_is_killed() {
     assert_converged(&hydratecache(&arguments));
 }
 
+#[cfg(feature = "kafka")]
+#[test]
+fn the_demo_converges_over_a_kafka_that_is_killed() {
+    let arguments = ["demo", "--transport", "kafka", "--seconds", "6", "--rows", "500"];
+    assert_converged(&hydratecache(&arguments));
+}
+
 #[cfg(feature = "redis")]
 #[test]
 fn an_unreachable_redis_is_an_error_that_names_it_without_its_password() {

@@ -3,6 +3,8 @@
 //!
 //! What differs from broker to broker is a [`Broker`], each in a file of its own.
 
+#[cfg(feature = "kafka")]
+mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
 #[cfg(feature = "postgres")]
@@ -22,6 +24,8 @@ use anyhow::Context;
 use futures::future::BoxFuture;
 use hydratecache::Transport;
 
+#[cfg(feature = "kafka")]
+pub(super) use kafka::KAFKA;
 #[cfg(feature = "nats")]
 pub(super) use nats::NATS;
 #[cfg(feature = "postgres")]

@@ -37,6 +37,9 @@ pub(super) enum TransportName {
     /// The same over PostgreSQL.
     #[cfg(feature = "postgres")]
     Postgres,
+    /// The same over Kafka, which replays what was published during an outage.
+    #[cfg(feature = "kafka")]
+    Kafka,
 }
 
 #[cfg(feature = "broker")]
@@ -51,6 +54,8 @@ impl TransportName {
             Self::Nats => Some(broker::NATS),
             #[cfg(feature = "postgres")]
             Self::Postgres => Some(broker::POSTGRES),
+            #[cfg(feature = "kafka")]
+            Self::Kafka => Some(broker::KAFKA),
         }
     }
 }
