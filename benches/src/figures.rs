@@ -11,6 +11,7 @@ mod publish;
 mod reads;
 mod round_trip;
 mod stale;
+mod subscribe;
 
 use anyhow::Result;
 
@@ -32,9 +33,12 @@ pub const GROUPS: &[Group] = &[
     Group { names: publish::redis::SEQUENTIAL, measure: publish::redis::sequential },
     Group { names: publish::nats::NAMES, measure: publish::nats::measure },
     Group { names: publish::postgres::NAMES, measure: publish::postgres::measure },
+    Group { names: publish::kafka::NAMES, measure: publish::kafka::measure },
     Group { names: round_trip::redis::NAMES, measure: round_trip::redis::measure },
     Group { names: round_trip::nats::NAMES, measure: round_trip::nats::measure },
     Group { names: round_trip::postgres::NAMES, measure: round_trip::postgres::measure },
+    Group { names: round_trip::kafka::NAMES, measure: round_trip::kafka::measure },
+    Group { names: subscribe::NAMES, measure: subscribe::measure },
     Group { names: memory::PRODUCTS, measure: memory::products },
     Group { names: memory::SESSIONS, measure: memory::sessions },
     Group { names: reads::SHARED, measure: reads::shared },

@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 
 use crate::figures;
 use crate::rounds::Plan;
-use crate::server::{NATS, POSTGRES, REDIS, Server, Service};
+use crate::server::{KAFKA, NATS, POSTGRES, REDIS, Server, Service};
 
 /// Measures hydratecache beside the raw client, one line a figure.
 #[derive(Debug, Parser)]
@@ -36,6 +36,7 @@ pub struct Bench {
     redis: OnceCell<Server>,
     nats: OnceCell<Server>,
     postgres: OnceCell<Server>,
+    kafka: OnceCell<Server>,
     /// Two workers, for everything that talks to a server: ours and raw.
     runtime: Runtime,
 }
@@ -61,6 +62,7 @@ impl Options {
             redis: OnceCell::new(),
             nats: OnceCell::new(),
             postgres: OnceCell::new(),
+            kafka: OnceCell::new(),
             runtime,
         })
     }
@@ -89,6 +91,14 @@ impl Bench {
     /// As [`Server::find`].
     pub fn postgres(&self) -> Result<&Server> {
         self.server(&self.postgres, POSTGRES)
+    }
+
+    /// The Kafka server, started when it is first needed.
+    ///
+    /// # Errors
+    /// As [`Server::find`].
+    pub fn kafka(&self) -> Result<&Server> {
+        self.server(&self.kafka, KAFKA)
     }
 
     fn server<'a>(&self, found: &'a OnceCell<Server>, service: Service) -> Result<&'a Server> {

@@ -46,6 +46,15 @@ pub const POSTGRES: Service = Service {
     default_port: 5432,
 };
 
+/// Kafka.
+pub const KAFKA: Service = Service {
+    name: "Kafka",
+    kind: Kind::Kafka,
+    variable: "HYDRATECACHE_KAFKA_URL",
+    schemes: &["kafka"],
+    default_port: 9092,
+};
+
 /// A running server.
 pub struct Server {
     service: Service,

@@ -1,5 +1,6 @@
 //! How fast messages get to a broker, with nobody subscribed.
 
+pub(super) mod kafka;
 pub(super) mod nats;
 pub(super) mod postgres;
 pub(super) mod redis;

@@ -1,5 +1,6 @@
 //! How long a message takes from the publisher to a subscriber, one at a time.
 
+pub(super) mod kafka;
 pub(super) mod nats;
 pub(super) mod postgres;
 pub(super) mod redis;
