@@ -1,5 +1,5 @@
 //! What users see when a broker, the link to it or they themselves misbehave: the faults that are
-//! the same for every broker whose messages are gone for those who are away.
+//! the same for every broker.
 //!
 //! Every fault is real: a broker of its own that is killed, paused or told to hang up, or a proxy
 //! on the way to it. Beside this suite a transport's crate tries what only its broker can do
@@ -13,9 +13,10 @@
 //! `hydratecache-redis/tests/faults.rs` is the shortest example.
 //! With `HYDRATECACHE_EFFORT=full` outages last for minutes and races are run for long.
 //!
-//! A broker that keeps messages for those who are away has other answers to an outage (nothing is
-//! lost, and there is no gap), so it runs the tests one by one that hold for it: each is a function
-//! of this module.
+//! A broker that keeps messages for those who are away says so with [`Subject::missed`]: behind an
+//! outage the suite then awaits what was missed, and no gap. Where a test does not fit a broker, its
+//! crate names those that do: `fault_tests! { @each subject; test... }`, and `@alone` in place of
+//! `@each` for those that measure memory; `hydratecache-kafka/tests/faults.rs` is an example.
 
 mod close;
 mod endurance;
@@ -35,7 +36,7 @@ pub use link::*;
 pub use order::*;
 pub use outage::*;
 pub use readers::*;
-pub use subject::{Connection, Cut, Setup, Subject};
+pub use subject::{Connection, Cut, Missed, Setup, Subject};
 pub use unconfirmed::*;
 
 /// A test for each fault of the [module](crate::faults), of the

@@ -86,7 +86,9 @@ pub async fn a_close_of_a_frozen_server_ends_the_calls_under_way(subject: &dyn S
     let none = async || subject.connections().await == 0;
     until("no connection at the server", LIMIT, none).await;
     let error = forgotten.await.expect_err("it was closed meanwhile");
-    assert_eq!(error.kind(), ErrorKind::UnknownOutcome, "{error}");
+    // Closed, where nothing was sent before the server froze.
+    let is_honest = matches!(error.kind(), ErrorKind::UnknownOutcome | ErrorKind::Closed);
+    assert!(is_honest, "{error}");
 }
 
 /// Fault 20: closes while there is no server.
@@ -120,11 +122,13 @@ pub async fn what_was_published_before_a_close_is_answered_by_the_server(subject
         let transport = connect(subject).await;
         let mut listener = Listener::on(&other, &topic).await;
         let mut writer = Writer::new(&transport, &topic);
+        // Some transports ask the server about a topic before they send the first message to it.
+        writer.send().await.expect("published");
         // Polled in this order.
         let (sent, closed) = join(writer.send_batch(100, 100), transport.close()).await;
         closed.expect("closes");
-        assert_eq!(sent.expect("under way before the close"), 100);
-        listener.numbers(1..=100).await;
+        assert_eq!(sent.expect("under way before the close"), 101);
+        listener.numbers(1..=101).await;
     }
 }
 

@@ -7,11 +7,11 @@ use crate::proxy::{Direction, FaultProxy};
 use futures::future::{join, join_all};
 use hydratecache::{Signal, Topic, Transport};
 
-use super::Subject;
 use super::support::{
     Listener, Writer, connect, connect_via, effort, fence, in_time, millis, number, proxy, secs,
     topic,
 };
+use super::{Missed, Subject};
 
 /// A proxy before the broker, and a transport on each way.
 struct Link {
@@ -48,12 +48,17 @@ pub async fn a_reset_in_the_middle_of_a_frame_is_an_outage_and_no_rejection(subj
             }
         }
         link.proxy.heal().expect("heals");
-        listener.live_then_gap(secs(2)).await;
+        listener.back(subject, secs(2)).await;
         let sent = writer.send().await.expect("published");
-        if received > 0 {
-            listener.lost(sent - 1 - received).await;
+        match subject.missed() {
+            Missed::Replayed => listener.numbers(received + 1..=sent).await,
+            Missed::Gone => {
+                if received > 0 {
+                    listener.lost(sent - 1 - received).await;
+                }
+                listener.numbers([sent]).await;
+            }
         }
-        listener.numbers([sent]).await;
         received = sent;
     }
 }
@@ -78,12 +83,19 @@ async fn a_black_hole_is_noticed(subject: &dyn Subject, direction: Direction) {
         assert!(error.is_retryable(), "{direction:?}: {error}");
     };
     join(publishing, listener.disrupted(secs(10))).await;
-    writer.send().await.expect("published");
+    let missed = writer.send().await.expect("published");
     link.proxy.heal().expect("heals");
-    listener.live_then_gap(secs(2)).await;
+    listener.back(subject, secs(2)).await;
     let sent = writer.send().await.expect("published");
     let sent_far = in_time("the publisher", secs(5), far.send()).await.expect("published");
-    listener.numbers([sent, sent_far]).await;
+    match subject.missed() {
+        Missed::Gone => listener.numbers([sent, sent_far]).await,
+        // Perhaps with the publish whose answer did not come through.
+        Missed::Replayed => {
+            listener.until_numbers_of(&writer, [missed, sent]).await;
+            listener.until_numbers_of(&far, [sent_far]).await;
+        }
+    }
     fence(&link.far).await;
 }
 

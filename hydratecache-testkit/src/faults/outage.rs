@@ -26,7 +26,7 @@ pub async fn a_killed_server_is_noticed_at_once_and_its_restart_too(subject: &dy
         let why = listener.disrupted(secs(1)).await;
         assert_eq!(why.kind(), ErrorKind::Unavailable, "{why}");
         broker.start_again().await.expect("restarted");
-        listener.live_then_gap(secs(1)).await;
+        listener.back(subject, secs(1)).await;
         let other = connect(subject).await;
         let mut others = Writer::new(&other, &topic);
         for number in 1..=10 {
@@ -53,11 +53,11 @@ pub async fn a_frozen_server_is_noticed_within_ten_seconds_though_nothing_was_se
     let rest = effort(secs(12), secs(30)).saturating_sub(paused.elapsed());
     tokio::time::sleep(rest).await;
     broker.resume().await.expect("resumed");
-    listener.live_then_gap(secs(2)).await;
+    listener.back(subject, secs(2)).await;
     let mut writer = Writer::new(&transport, &topic);
     in_time("the publisher", secs(2), writer.send()).await.expect("published");
     listener.numbers([1]).await;
-    until("two connections and no more", secs(2), async || {
+    until("as many connections as before", secs(2), async || {
         subject.connections().await == subject.connections_of_one()
     })
     .await;

@@ -134,11 +134,11 @@ pub async fn a_thousand_topics_over_a_constant_number_of_connections_survive_a_r
         broker.start_again().await.expect("restarted");
         let living = listeners.iter_mut().map(async |listener| {
             listener.disrupted(secs(1)).await;
-            listener.live_then_gap(secs(5)).await;
+            listener.back(subject, secs(5)).await;
         });
         in_time("every topic to be live", secs(5), join_all(living)).await;
         let two = async || subject.connections().await == subject.connections_of_one();
-        until("two connections and no more", secs(1), two).await;
+        until("as many connections as before", secs(1), two).await;
         let hearing = listeners.iter_mut().zip(&topics).map(async |(listener, topic)| {
             Writer::new(&transport, topic).send().await.expect("published");
             listener.numbers([1]).await;

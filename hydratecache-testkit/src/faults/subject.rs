@@ -26,6 +26,16 @@ pub trait Subject: Send + Sync {
         setup: Setup,
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>>>;
 
+    /// A proxy before the broker, on a way of its own (default: a new one to its address).
+    fn proxy(&self) -> FaultProxy {
+        FaultProxy::start(self.broker().addr(), 1).expect("a proxy")
+    }
+
+    /// What becomes of what a subscriber misses while its link is lost (default: it is gone).
+    fn missed(&self) -> Missed {
+        Missed::Gone
+    }
+
     /// How many connections one transport has.
     fn connections_of_one(&self) -> usize;
 
@@ -56,6 +66,15 @@ pub trait Subject: Send + Sync {
 
     /// Payload limits to try, in bytes.
     fn payload_limits(&self) -> Vec<usize>;
+}
+
+/// What becomes of what a subscriber misses while its link is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missed {
+    /// Nobody has it any more: there is a gap behind every outage.
+    Gone,
+    /// The broker kept it: it comes behind the outage, and there is no gap.
+    Replayed,
 }
 
 /// Settings that a test asks for; the transport's defaults where it does not.

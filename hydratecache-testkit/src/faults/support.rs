@@ -12,7 +12,7 @@ use hydratecache::{
     Transport,
 };
 
-use super::{Setup, Subject};
+use super::{Missed, Setup, Subject};
 use crate::conformance::Capability;
 use crate::proxy::FaultProxy;
 
@@ -44,7 +44,7 @@ pub async fn connect_via_with(
 /// A proxy before the subject's broker.
 #[must_use]
 pub fn proxy(subject: &dyn Subject) -> FaultProxy {
-    FaultProxy::start(subject.broker().addr(), 1).expect("a proxy")
+    subject.proxy()
 }
 
 /// So many seconds.
@@ -185,6 +185,27 @@ impl Listener {
         }
     }
 
+    /// These numbers of this writer come, in order, with any messages of others between them, and
+    /// with those of its own whose outcome is not known.
+    pub async fn until_numbers_of(
+        &mut self,
+        writer: &Writer,
+        numbers: impl IntoIterator<Item = u64>,
+    ) {
+        for expected in numbers {
+            loop {
+                let message = self.message().await;
+                if message.origin() == Some(writer.origin()) {
+                    let number = number(&message);
+                    assert!(number <= expected, "{number} came before {expected}");
+                    if number == expected {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
     /// The next signal, which is a gap of this count: what the link could not count, the numbers of
     /// the next message do.
     pub async fn lost(&mut self, count: u64) {
@@ -202,10 +223,23 @@ impl Listener {
         }
     }
 
-    /// The next two signals: the link is back, and something may be missing.
-    pub async fn live_then_gap(&mut self, limit: Duration) {
+    /// The next signals: the link is back, and something may be missing, unless the broker kept it.
+    pub async fn back(&mut self, subject: &dyn Subject, limit: Duration) {
+        match subject.missed() {
+            Missed::Gone => self.live_then_gap(limit).await,
+            Missed::Replayed => self.live(limit).await,
+        }
+    }
+
+    /// The next signal: the link is back.
+    pub async fn live(&mut self, limit: Duration) {
         let live = self.next("the link to be live again", limit).await;
         assert!(matches!(live, Signal::Live), "Live, not {live:?}");
+    }
+
+    /// The next two signals: the link is back, and something may be missing.
+    pub async fn live_then_gap(&mut self, limit: Duration) {
+        self.live(limit).await;
         let gap = self.next("the gap behind Live", millis(100)).await;
         assert!(matches!(gap, Signal::Gap(Gap::Unknown)), "a gap of unknown size, not {gap:?}");
     }

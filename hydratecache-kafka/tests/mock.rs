@@ -1,0 +1,110 @@
+//! A cluster of three brokers that librdkafka plays in this process: what one real broker cannot show
+//! quickly, such as refusals at will and partitions that move.
+
+mod support;
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use hydratecache::cache::Replica;
+use hydratecache::{Channel, Error, Key, Message, Origin, Position, Signal, Topic, Transport};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Code};
+use support::{config, within};
+
+const PARTITIONS: i32 = 6;
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+fn cluster() -> Cluster {
+    let cluster = MockCluster::new(3).expect("a cluster");
+    cluster.create_topic("users", PARTITIONS, 3).expect("a topic");
+    cluster
+}
+
+async fn connect(servers: String) -> Arc<dyn Transport> {
+    let config = config(&servers)
+        .with_publish_limit(Duration::from_secs(3))
+        .with_fetch_wait(Duration::from_millis(10));
+    Arc::new(config.connect().await.expect("connects"))
+}
+
+fn channel(transport: &Arc<dyn Transport>) -> Channel<u32> {
+    Channel::new(transport.clone(), "users").expect("legal")
+}
+
+async fn publish_one(transport: &Arc<dyn Transport>) -> Result<(), Error> {
+    let position = Position { origin: Origin::random(), sequence: NonZeroU64::MIN };
+    let message = Message::put(Key::new("key").expect("legal"), b"value".as_slice().into());
+    let batch = vec![message.with_position(position)];
+    let topic = Topic::new("users").expect("legal");
+    within(Duration::from_secs(5), transport.publish(topic, batch)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_on_several_brokers_fill_one_replica() {
+    let cluster = cluster();
+    let transport = connect(cluster.bootstrap_servers()).await;
+    let users = channel(&transport);
+    let replica = Replica::new();
+    let hydration = users.hydrate(replica.clone()).await.expect("subscribes");
+    for number in 0..500 {
+        users.publish(format!("user:{number}"), &number).await.expect("published");
+    }
+    hydration.caught_up().await.expect("a fence over all of them");
+    assert_eq!((replica.len(), hydration.stats().gaps), (500, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publish_that_a_broker_refuses_for_the_moment_arrives_once() {
+    let cluster = cluster();
+    let transport = connect(cluster.bootstrap_servers()).await;
+    let topic = Topic::new("users").expect("legal");
+    let mut subscription = transport.subscribe(topic).await.expect("subscribes");
+    publish_one(&transport).await.expect("published");
+    let passing = [
+        Code::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+    ];
+    cluster.request_errors(Api::Produce, &passing);
+    publish_one(&transport).await.expect("published at the third attempt");
+    let fence = transport.fence().await.expect("an echo");
+    let mut messages = 0;
+    let reading = async {
+        while let Some(signal) = subscription.next().await {
+            match signal {
+                Signal::Message(_) => messages += 1,
+                Signal::Fenced(passed) if passed >= fence => return,
+                Signal::Fenced(_) => {}
+                other => panic!("messages, not {other:?}"),
+            }
+        }
+    };
+    within(Duration::from_secs(5), reading).await;
+    assert_eq!(messages, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fence_outlives_a_partition_that_moves_to_another_broker() {
+    let cluster = cluster();
+    let transport = connect(cluster.bootstrap_servers()).await;
+    let users = channel(&transport);
+    let replica = Replica::new();
+    let hydration = users.hydrate(replica.clone()).await.expect("subscribes");
+    for round in 0..5_u32 {
+        for partition in 0..PARTITIONS {
+            let broker = (partition + i32::try_from(round).expect("small")) % 3 + 1;
+            cluster.partition_leader("users", partition, Some(broker)).expect("moved");
+        }
+        for number in 0..50 {
+            let key = format!("user:{}", round * 50 + number);
+            users.publish(key, &number).await.expect("published");
+        }
+        within(Duration::from_secs(10), hydration.caught_up()).await.expect("a fence");
+        assert_eq!(replica.len(), (round as usize + 1) * 50);
+    }
+    assert_eq!(hydration.stats().gaps, 0);
+}
