@@ -6,7 +6,7 @@ SERVICES := scripts/services.sh
 DEMO_FEATURES := $(if $(filter memory,$(TRANSPORT)),--no-default-features,$(if $(filter kafka,$(TRANSPORT)),--features kafka,))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak pgbench audit fuzz services-up services-down services-status
+.PHONY: help demo test check bench soak sim sim-bugs pgbench audit fuzz services-up services-down services-status
 
 help: ## Lists these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -35,6 +35,12 @@ bench: ## Prints every figure beside the raw client's (BENCH="--only redis_publi
 soak: ## Kills and flaps at random, with an oracle for silent losses (SOAK="--seconds 600 --transport redis")
 	$(SERVICES) install redis nats postgres kafka
 	cargo run --quiet --release -p hydratecache-soak -- $(SOAK)
+
+sim: ## Simulates seeds under virtual time, each with faults of its own (SEEDS=10000, or SEED=7 to replay one)
+	scripts/sim.sh run $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000))
+
+sim-bugs: ## Checks that the simulation finds each of the bugs in sim/bugs
+	scripts/sim.sh bugs
 
 pgbench: ## Runs pgbench against replicas whose connections are killed, and compares every row
 	scripts/tools.sh pgbench:postgresql-contrib

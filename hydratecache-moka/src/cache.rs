@@ -138,6 +138,10 @@ where
         self.0.iter().filter_map(|(key, _)| Key::new((*key).borrow()).ok()).collect()
     }
 
+    async fn version(&self, key: &Key) -> Option<Version> {
+        self.0.get(key.as_str()).await?.version()
+    }
+
     async fn evict_expired(&self) {
         self.0.run_pending_tasks().await;
     }

@@ -91,6 +91,10 @@ pub trait LocalCache<T>: Send + Sync + 'static {
     /// The keys that have entries.
     fn keys(&self) -> Vec<Key>;
 
+    /// The version of the entry of `key`, if there is an entry and it has one. Asked before the
+    /// entry is dropped for another reason than a newer write, so that nothing older comes back.
+    fn version(&self, key: &Key) -> impl Future<Output = Option<Version>> + Send;
+
     /// Gives back the memory of expired entries, which no read returns any more. Called every few
     /// seconds.
     fn evict_expired(&self) -> impl Future<Output = ()> + Send;

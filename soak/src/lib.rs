@@ -3,12 +3,11 @@
 //! Writers publish to one topic, each over a connection of its own, and note what was acknowledged.
 //! Readers note every signal in the order in which it came. Meanwhile links are cut, reset and
 //! frozen, and the broker is killed, all at times that a seed decides. At the end everything is
-//! healed, every reader waits for a fence, and the [oracle] compares.
+//! healed, every reader waits for a fence, and the [oracle](hydratecache_sim::silence) compares.
 
 pub mod arena;
 pub mod faults;
 pub mod options;
-pub mod oracle;
 mod reader;
 pub mod run;
 mod writer;

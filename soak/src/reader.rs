@@ -9,7 +9,7 @@ use hydratecache::{Fence, Signal, Subscription, Transport};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::oracle::Heard;
+use hydratecache_sim::silence::Heard;
 
 /// How long a healed link may take to prove that nothing is missing.
 const FENCE_LIMIT: Duration = Duration::from_secs(60);

@@ -12,8 +12,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::arena::{Arena, Breaker, Link};
 use crate::faults::Faults;
 use crate::options::{Kind, Options};
-use crate::oracle::{Verdict, excluded_rate};
 use crate::{reader, writer};
+use hydratecache_sim::silence::{Verdict, excluded_rate};
 
 /// What a soak saw.
 #[derive(Debug, Clone, Copy)]

@@ -53,8 +53,8 @@ pub(crate) async fn write(
 }
 
 /// The sequences of all publishers.
-pub(crate) fn acknowledged(written: &[Written]) -> crate::oracle::Acknowledged {
-    let mut acknowledged = crate::oracle::Acknowledged::new();
+pub(crate) fn acknowledged(written: &[Written]) -> hydratecache_sim::silence::Acknowledged {
+    let mut acknowledged = hydratecache_sim::silence::Acknowledged::new();
     for (origin, sequence) in written.iter().flat_map(|written| written.sequences.iter().copied()) {
         acknowledged.entry(origin).or_default().insert(sequence);
     }

@@ -69,6 +69,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> LocalCache<T> for Observed<C> {
         self.cache.keys()
     }
 
+    async fn version(&self, key: &Key) -> Option<Version> {
+        self.cache.version(key).await
+    }
+
     async fn evict_expired(&self) {
         self.cache.evict_expired().await;
     }

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Deadlines count from a day before the first one was made: what happened just before it, such as
-/// the asking for a fence, has its place too.
+/// Deadlines count from a day before the first one that was made. Not from that one: Tokio's clock
+/// can be paused and set forward, in each test by itself, and then others are behind.
 static BEGIN: LazyLock<Instant> = LazyLock::new(|| {
-    // Not the clock of a test's runtime, which may stand anywhere: the process has one beginning.
     let now = std::time::Instant::now();
     Instant::from_std(now.checked_sub(Duration::from_secs(86_400)).unwrap_or(now))
 });

@@ -45,6 +45,10 @@ impl Freshness {
     /// The proven bound: every write that the broker had accepted longer ago than this is in the
     /// cache. It grows while nothing proves more, and is `None` before the first proof.
     ///
+    /// Without a source this speaks of what was accepted since the start, or since the latest gap:
+    /// nobody tells the cache of older writes, one of which may be newer, by its version, than an
+    /// entry whose message was long under way.
+    ///
     /// Proofs come with every fence: with every liveness ping of the transport, on an interval
     /// ([`Hydrate::with_fence_interval`](super::Hydrate::with_fence_interval)), and with
     /// [`Hydration::caught_up`](super::Hydration::caught_up). They reach as far as the transport's

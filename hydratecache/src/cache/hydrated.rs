@@ -423,6 +423,10 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
             _ if status.disrupted_since.is_some() => "the link to the broker is lost",
             State::Suspect(_) => "messages were lost and the cache is not repaired yet",
             _ if status.is_unproven => "a gap was ignored",
+            _ if status.is_unsettled => {
+                "a key was new right after a gap or the start, and may be gone: the source is read \
+                 once more"
+            }
             _ => "the broker did not answer a fence",
         };
         let error = Error::new(

@@ -51,6 +51,8 @@ pub(super) struct Status {
     pub(super) unrepaired_since: Option<Instant>,
     /// A gap was ignored: nothing proves freshness any more.
     pub(super) is_unproven: bool,
+    /// An entry may be one that is gone: the source is to be read once more.
+    pub(super) is_unsettled: bool,
     /// A fence covers one of several servers only: it proves nothing.
     pub(super) is_partial: bool,
     /// Everything accepted before this was applied.
@@ -83,6 +85,7 @@ impl Status {
             && self.disrupted_since.is_none()
             && self.unrepaired_since.is_none()
             && !self.is_unproven
+            && !self.is_unsettled
             && !self.is_partial
     }
 

@@ -30,7 +30,7 @@ use crate::{Key, Kind, Message, Remaining, Result, Ttl, Version};
 
 pub(super) mod reload;
 
-use reload::{backoff, reading_failed};
+use reload::{SETTLING, backoff, reading_failed};
 
 pub(super) struct Hydrator<T, C> {
     channel: Arc<Inner<T>>,
@@ -48,6 +48,11 @@ pub(super) struct Hydrator<T, C> {
     progress: Progress,
     /// When the source is to be read, if it is.
     reload_at: Option<Instant>,
+    /// From then on, nothing comes that is older than what the latest gap took with it, or than what was
+    /// missed before the start.
+    settled_at: Instant,
+    /// When the source is to be read for the sake of entries that came before, if there are any.
+    settle_at: Option<Instant>,
     /// Until then the source is spared, so that reloads take a tenth of its time at most.
     rests_until: Instant,
     backoff: ExponentialBackoff,
@@ -93,6 +98,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             refills: Refills::new(settings.source.clone(), leases.clone(), settings.source_limit),
             progress: Progress::new(heads.clone()),
             reload_at: reads_first.then_some(now),
+            settled_at: now + SETTLING,
+            settle_at: None,
             rests_until: now,
             backoff: backoff(),
             channel,
@@ -133,7 +140,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         loop {
             // While the link is lost, a reload would miss what is written after it.
             let reload_at =
-                self.reload_at.filter(|_| self.status.borrow().disrupted_since.is_none());
+                self.next_reload().filter(|_| self.status.borrow().disrupted_since.is_none());
             tokio::select! {
                 signal = self.signals.next() => self.round(signal).await?,
                 Some(command) = self.commands.recv() => self.command(command).await,
@@ -238,13 +245,14 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         // What is being loaded may miss what was lost.
         self.leases.update_all();
         self.ledger.overtaken();
+        self.unsettle();
         let now = Instant::now();
         match self.settings.action(gap) {
             GapAction::Reload if self.settings.source.is_some() => self.reload_soon(),
             // An empty cache holds nothing stale; how fresh what comes is, the next fence proves.
             GapAction::Reload | GapAction::Clear => {
                 self.reload_at = None;
-                self.cache.clear(None).await;
+                self.drop_all().await;
                 self.change(Status::repaired);
             }
             GapAction::Suspect => self.change(|status| status.suspect(now)),
@@ -259,7 +267,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 let _ = answer.send(self.fill(lease, loaded).await);
             }
             Command::Reload if self.settings.mode == Mode::Invalidate => {
-                self.cache.clear(None).await;
+                self.drop_all().await;
                 self.change(Status::repaired);
             }
             Command::Reload => self.reload_soon(),
@@ -344,7 +352,14 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         match self.channel.decode(message) {
             Ok(value) => {
                 let entry = Entry::new(value).with_version(Some(version)).with_expiry(expires_at);
+                let may_be_gone = message.transaction().is_none() && self.may_be_gone(key);
                 let is_stored = self.cache.put(key, entry).await;
+                if is_stored {
+                    self.ledger.stored(key);
+                    if may_be_gone {
+                        self.reload_when_settled();
+                    }
+                }
                 if self.cache.evicts() {
                     self.ledger.put(key, version, Instant::now());
                 }
@@ -355,10 +370,14 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     }
 
     async fn remove(&mut self, key: &Key, version: Version) {
-        let dropped = self.ledger.removed(key, version, Instant::now());
-        self.counters.tombstones_dropped.add(dropped);
+        self.tombstone(key, version);
         let is_removed = self.cache.remove(key, Some(version)).await;
         self.count(is_removed);
+    }
+
+    fn tombstone(&mut self, key: &Key, version: Version) {
+        let dropped = self.ledger.removed(key, version, Instant::now());
+        self.counters.tombstones_dropped.add(dropped);
     }
 
     /// Whether a value that is not in its message is to be loaded.
@@ -390,11 +409,12 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             _ if !lease.is_intact() => self.counters.leases_broken.increment(),
             Ok(Some(loaded)) => {
                 self.counters.refilled.increment();
-                if let Err(error) = self.store(lease.key(), loaded).await {
-                    self.reload_failed(error);
+                match self.store(lease.key(), loaded).await {
+                    Ok(_) => self.ledger.stored(lease.key()),
+                    Err(error) => self.reload_failed(error),
                 }
             }
-            Ok(None) => drop(self.cache.remove(lease.key(), None).await),
+            Ok(None) => self.drop_gone(lease.key()).await,
             Err(error) => {
                 self.change(|status| status.suspect(Instant::now()));
                 self.reload_failed(reading_failed(error));
@@ -409,10 +429,32 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.counters.rejected.increment();
         self.leases.update(key);
         self.ledger.updated(key, version, None);
-        if let Some(version) = version {
+        let resident = self.cache.version(key).await;
+        for version in [version, resident].into_iter().flatten() {
             self.ledger.put(key, version, Instant::now());
         }
         self.cache.remove(key, None).await;
+    }
+
+    /// The source shows that `key` has no value: what it held, and all that is older, stays out.
+    async fn drop_gone(&mut self, key: &Key) {
+        if let Some(version) = self.cache.version(key).await {
+            self.tombstone(key, version);
+        }
+        self.cache.remove(key, None).await;
+    }
+
+    /// Drops all entries, because nobody knows which of them are still right. They may come back,
+    /// and nothing older.
+    async fn drop_all(&mut self) {
+        let keys = self.cache.keys();
+        self.ledger.make_room_for(keys.len());
+        for key in keys {
+            if let Some(version) = self.cache.version(&key).await {
+                self.ledger.put(&key, version, Instant::now());
+            }
+        }
+        self.cache.clear(None).await;
     }
 
     fn count(&self, is_applied: bool) {
@@ -445,13 +487,16 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             return Ok(Filled::Overtaken);
         }
         let Some(loaded) = loaded else {
-            self.cache.remove(lease.key(), None).await;
+            self.drop_gone(lease.key()).await;
             return Ok(Filled::Gone);
         };
         let key = lease.key();
         let (version, ttl) = (loaded.version, loaded.ttl);
         let shared = Entry::of_loaded(&loaded);
         let filled = self.store(key, loaded).await?;
+        if let Filled::Stored(_) = &filled {
+            self.ledger.stored(key);
+        }
         match (&filled, version, self.expiry(ttl)) {
             (Filled::Resident, Some(version), Some(expires_at))
                 if self.is_to_be_renewed(key, expires_at) =>

@@ -42,6 +42,8 @@ struct Scan {
     /// What the scan sees, where it says so.
     snapshot: Option<Snapshot>,
     seen: HashSet<Key, foldhash::fast::RandomState>,
+    /// Keys whose entry was written meanwhile: what it was before the scan says nothing of them.
+    stored: HashSet<Key, foldhash::fast::RandomState>,
     /// Something arrived that no key stands for: a clear, or a gap.
     overtaken: bool,
 }
@@ -98,6 +100,11 @@ impl Ledger {
         self.puts.set(key, version, now);
     }
 
+    /// As many keys as this get a version at once: all that a cache held, which took more room.
+    pub(super) fn make_room_for(&mut self, keys: usize) {
+        self.puts.most = self.puts.most.max(keys);
+    }
+
     /// Whether what a message of `transaction` says of `key`, or of all keys, is in what was scanned
     /// already, or is replaced by it before the scan is over.
     pub(super) fn knows(&self, key: Option<&Key>, transaction: Option<u64>) -> bool {
@@ -126,6 +133,13 @@ impl Ledger {
             {
                 newest.version = version;
             }
+        }
+    }
+
+    /// The entry of `key` was written just now.
+    pub(super) fn stored(&mut self, key: &Key) {
+        if let Some(scan) = &mut self.scan {
+            scan.stored.insert(key.clone());
         }
     }
 
@@ -179,6 +193,7 @@ impl Ledger {
     pub(super) fn read_again(&mut self, key: &Key) {
         if let Some(scan) = &mut self.scan {
             scan.updated.remove(key);
+            scan.stored.remove(key);
         }
     }
 
@@ -219,10 +234,12 @@ impl Scan {
         }
     }
 
-    /// Whether `key` exists after the scan, as far as it knows.
+    /// Whether a resident `key` exists after the scan, as far as it knows. An update that arrived and
+    /// was older than the entry is no sign of that.
     fn has(&self, key: &Key) -> bool {
         let is_seen = |update: &Updated| update.is_in(self.snapshot.as_ref()) == Some(true);
-        self.seen.contains(key) || self.updated.get(key).is_some_and(|update| !is_seen(update))
+        let is_newer = || !self.updated.get(key).is_some_and(is_seen);
+        self.seen.contains(key) || (self.stored.contains(key) && is_newer())
     }
 }
 
@@ -334,8 +351,11 @@ mod tests {
         ledger.updated(&key(2), Some(Version::caller(1)), None);
         assert_eq!(ledger.scanned(&key(2), None, None), Row::Unclear, "which came first?");
         ledger.updated(&key(3), Some(Version::caller(1)), None);
-        let ended = ledger.end_scan(vec![key(1), key(2), key(3), key(4)]);
-        assert_eq!(ended, (Scanned::Complete, vec![key(4)]));
+        ledger.stored(&key(3));
+        ledger.updated(&key(5), Some(Version::caller(1)), None);
+        let ended = ledger.end_scan((1..=5).map(key).collect());
+        let gone = vec![key(4), key(5)];
+        assert_eq!(ended, (Scanned::Complete, gone), "what arrived for 5 was older than its entry");
     }
 
     #[test]
@@ -370,6 +390,7 @@ mod tests {
         ledger.begin_scan();
         for (number, transaction) in [(1, 9), (2, 10), (3, 9), (5, 9), (6, 11)] {
             ledger.updated(&key(number), Some(Version::caller(1)), Some(transaction));
+            ledger.stored(&key(number));
         }
         ledger.updated(&key(3), Some(Version::caller(2)), None);
         let rows = [1, 2, 3, 4].map(|number| ledger.scanned(&key(number), None, Some(&seen)));

@@ -20,7 +20,9 @@ pub enum Mode {
 #[non_exhaustive]
 pub enum GapAction {
     /// Read the source again; entries stay readable and suspect meanwhile. The default where there
-    /// is a source.
+    /// is a source. Keys that are put within 10 s after the gap, and that the source did not have, may
+    /// be gone: for them it is read once more when the 10 s are over, and until then no freshness is
+    /// proven. The same holds for the 10 s after the start.
     Reload,
     /// Drop every entry. The default without a source.
     Clear,

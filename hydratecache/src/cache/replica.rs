@@ -137,6 +137,10 @@ impl<T: Send + Sync + 'static> LocalCache<T> for Replica<T> {
         self.0.map.pin().get(key).and_then(living).is_some()
     }
 
+    async fn version(&self, key: &Key) -> Option<Version> {
+        self.0.map.pin().get(key)?.version
+    }
+
     fn evicts(&self) -> bool {
         false
     }

@@ -22,6 +22,10 @@ const LONGEST_REST: Duration = Duration::from_secs(30);
 /// How many loads a reload has under way in [`Mode::UpdateIfPresent`].
 const LOADS: usize = 16;
 
+/// How long after a gap a message may still be older than what the gap took with it: twice as long as
+/// a publish waits for a lost link by default.
+pub(super) const SETTLING: Duration = Duration::from_secs(10);
+
 /// What a reload yields: a key, and its value if it has one.
 type Row<T> = Result<(Key, Option<Loaded<T>>), SourceError>;
 
@@ -34,11 +38,40 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.change(|status| status.suspect(now));
     }
 
+    /// When the source is to be read, if it is.
+    pub(super) fn next_reload(&self) -> Option<Instant> {
+        [self.reload_at, self.settle_at].into_iter().flatten().min()
+    }
+
+    /// A gap was told of: what comes now may be older than what was lost.
+    pub(super) fn unsettle(&mut self) {
+        self.settled_at = Instant::now() + SETTLING;
+    }
+
+    /// Whether a new key is no more than a claim: its removal may have been lost in a gap, or before the
+    /// start, and its put have waited for a lost link meanwhile. A scan that begins later decides.
+    pub(super) fn may_be_gone(&self, key: &Key) -> bool {
+        let has_scanned = self.settings.source.is_some() && self.reload_at.is_none();
+        has_scanned && Instant::now() < self.settled_at && !self.cache.contains(key)
+    }
+
+    /// An entry may be one that is gone: the source is to be read once nothing older can come any
+    /// more. What was proven before does not hold for that entry, and nothing is proven until then.
+    pub(super) fn reload_when_settled(&mut self) {
+        self.settle_at = Some(self.rests_until.max(self.settled_at));
+        self.change(|status| {
+            status.is_unsettled = true;
+            status.proven_at = None;
+        });
+    }
+
     /// Reads the source and applies it, and everything that arrives meanwhile.
     pub(super) async fn reload(&mut self) -> Result<(), Ended> {
-        self.reload_at = None;
-        self.ledger.begin_scan();
         let began = Instant::now();
+        self.reload_at = None;
+        self.settle_at =
+            self.settle_at.filter(|_| began < self.settled_at).map(|_| self.settled_at);
+        self.ledger.begin_scan();
         let outcome = match self.scan().await {
             ControlFlow::Break(ended) => return Err(ended),
             ControlFlow::Continue(outcome) => outcome,
@@ -52,14 +85,18 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             Ok(()) if scanned == Scanned::Overtaken => self.reload_soon(),
             Ok(()) => {
                 for key in gone {
-                    self.cache.remove(&key, None).await;
+                    self.drop_gone(&key).await;
                 }
                 self.counters.reloads.increment();
                 self.backoff = backoff();
+                let (is_last, is_settled) = (self.reload_at.is_none(), self.settle_at.is_none());
                 self.change(|status| {
-                    // Older messages may still be queued: how fresh this is, the next fence proves.
                     status.is_warm = true;
-                    status.repaired();
+                    status.is_unsettled &= !is_settled;
+                    if is_last {
+                        // Older messages may still be queued: how fresh this is, the next fence proves.
+                        status.repaired();
+                    }
                 });
             }
         }
@@ -85,7 +122,12 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             stream::iter(keys).map(load).buffer_unordered(LOADS).boxed()
         };
         let mut rows: BoxStream<'_, Row<T>> = match self.settings.mode {
-            Mode::UpdateIfPresent => loads(self.cache.keys()),
+            Mode::UpdateIfPresent => {
+                // In order, as an index is read best, and a simulation repeats.
+                let mut keys = self.cache.keys();
+                keys.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+                loads(keys)
+            }
             _ => source.scan().map(|row| row.map(|(key, row)| (key, Some(row)))).boxed(),
         };
         // Keys whose update arrived before their row: which of the two is newer is not known.

@@ -60,6 +60,12 @@ impl Heard {
         }
     }
 
+    /// The sequence of the first message of `origin`.
+    #[must_use]
+    pub fn first(&self, origin: Origin) -> Option<u64> {
+        self.messages.get(&origin)?.first().map(|(sequence, _)| *sequence)
+    }
+
     /// Judges what was heard up to the end, when everything acknowledged must have arrived or be
     /// covered by a gap. All that `acknowledged` holds was published after the reader was ready.
     #[must_use]

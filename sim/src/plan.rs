@@ -1,0 +1,158 @@
+//! What a seed decides: who takes part, how, and what goes wrong when.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use hydratecache::VersionDomain;
+use hydratecache::cache::Mode;
+
+/// Everything that a seed decides before the simulation begins.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// How many instances there are; each writes, and hydrates a replica.
+    pub(crate) nodes: usize,
+    /// How many keys there are.
+    pub(crate) keys: usize,
+    /// What makes one write newer than another.
+    pub(crate) truth: Truth,
+    /// What an arriving value does.
+    pub(crate) mode: Mode,
+    /// The longest that anything takes on a road.
+    pub(crate) longest_delay: Duration,
+    /// The pause between two writes of one writer, on average.
+    pub(crate) pause: Duration,
+    /// How long a value lives, where some values have a life.
+    pub(crate) life: Option<Duration>,
+    /// When the first heartbeat is due, and the longest time between two.
+    pub(crate) heartbeats: (Duration, Duration),
+    /// How often a link asks for a sign of life, and for how long it waits.
+    pub(crate) liveness: (Duration, Duration),
+    /// The room of a reader's queue, in bytes.
+    pub(crate) queue_bytes: usize,
+    /// How many deliveries are lost, and how many doubled, while a fault lasts.
+    pub(crate) loss: f64,
+    /// How long things go wrong.
+    pub(crate) active: Duration,
+    /// What goes wrong, in order.
+    pub(crate) faults: Vec<(Duration, Fault)>,
+}
+
+/// What makes one write of a key newer than another, and where that can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Truth {
+    /// The clocks of many writers; there is no source.
+    Clocks,
+    /// The clock of the one writer that a key has; the source has no versions.
+    Owners,
+    /// The source's versions.
+    Versions,
+}
+
+impl Truth {
+    pub(crate) fn domain(self) -> VersionDomain {
+        match self {
+            Self::Versions => VersionDomain::Caller,
+            Self::Clocks | Self::Owners => VersionDomain::Clock,
+        }
+    }
+
+    pub(crate) fn has_source(self) -> bool {
+        self != Self::Clocks
+    }
+}
+
+/// Something that goes wrong.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fault {
+    /// A node's connections are reset.
+    Cut { node: usize },
+    /// Nothing comes through between a node and the broker.
+    Block { node: usize, time: Duration },
+    /// The broker is killed and started again.
+    Kill { time: Duration },
+    /// A node is killed and started again.
+    Crash { node: usize, time: Duration },
+    /// A node's wall clock jumps.
+    Jump { node: usize, forward: bool, by: Duration },
+    /// Deliveries are lost or doubled on their way.
+    Lose { time: Duration },
+    /// The source fails.
+    Fail { time: Duration },
+    /// A node's raw reader takes nothing.
+    Doze { node: usize, time: Duration },
+}
+
+impl Plan {
+    /// The plan of `seed`.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let rng = &mut rng;
+        let truth = rng.choice([Truth::Clocks, Truth::Owners, Truth::Versions]);
+        let truth = truth.unwrap_or(Truth::Versions);
+        let is_quick = rng.bool();
+        let nodes = rng.usize(2..=4);
+        let loss = if rng.u8(0..4) == 0 { rng.f64() * 0.1 } else { 0.0 };
+        let active = seconds(rng, 8, 20);
+        let mode = match rng.u8(0..10) {
+            0 if truth.has_source() => Mode::UpdateIfPresent,
+            1 if truth.has_source() => Mode::Invalidate,
+            _ => Mode::Hydrate,
+        };
+        let count = rng.usize(0..=16);
+        let mut faults: Vec<(Duration, Fault)> = std::iter::repeat_with(|| {
+            let at = active.mul_f64(rng.f64());
+            (at, fault(rng, nodes, truth, loss))
+        })
+        .take(count)
+        .collect();
+        faults.sort_by_key(|(at, _)| *at);
+        Self {
+            nodes,
+            keys: rng.usize(1..=8),
+            truth,
+            mode,
+            longest_delay: Duration::from_millis(if rng.bool() {
+                rng.u64(1..=50)
+            } else {
+                rng.u64(50..=500)
+            }),
+            pause: Duration::from_millis(rng.u64(20..=400)),
+            // A row of a source has no end.
+            life: (!truth.has_source() && rng.u8(0..3) == 0).then(|| seconds(rng, 1, 6)),
+            heartbeats: (Duration::from_millis(rng.u64(300..=2_000)), Duration::from_secs(5)),
+            liveness: if is_quick {
+                (Duration::from_millis(500), Duration::from_secs(1))
+            } else {
+                (Duration::from_secs(3), Duration::from_secs(5))
+            },
+            queue_bytes: if rng.u8(0..3) == 0 { 4 << 10 } else { 8 << 20 },
+            loss,
+            active,
+            faults,
+        }
+    }
+}
+
+fn fault(rng: &mut Rng, nodes: usize, truth: Truth, loss: f64) -> Fault {
+    let node = rng.usize(0..nodes);
+    let time = Duration::from_millis(rng.u64(10..=8_000));
+    match rng.u8(0..9) {
+        0 | 1 => Fault::Cut { node },
+        2 | 3 => Fault::Block { node, time },
+        4 => Fault::Kill { time },
+        // A publisher that dies takes the news of its last, lost message with it.
+        5 if loss == 0.0 => Fault::Crash { node, time },
+        // Where one writer's clock is the truth, it has to be right.
+        6 if truth == Truth::Clocks => {
+            Fault::Jump { node, forward: rng.bool(), by: Duration::from_secs(rng.u64(0..=3_600)) }
+        }
+        7 if loss > 0.0 => Fault::Lose { time },
+        8 if truth.has_source() => Fault::Fail { time },
+        _ => Fault::Doze { node, time },
+    }
+}
+
+fn seconds(rng: &mut Rng, least: u64, most: u64) -> Duration {
+    Duration::from_millis(rng.u64(least * 1_000..=most * 1_000))
+}
