@@ -20,10 +20,15 @@ const MOST_REFUSALS: usize = 4096;
 /// NATS answers no publish, and says only by an event that one was not permitted: a transport over
 /// a client whose events it does not hear would lose messages silently.
 ///
-/// ```no_run
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// ```
 /// use hydratecache_nats::{NatsEvents, NatsTransport};
 ///
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = hydratecache_testkit::broker::Broker::start(hydratecache_testkit::broker::Kind::Nats).await?;
+/// # let url = broker.url();
+/// # let _ = r#"
+/// let url = "nats://localhost:4222";
+/// # "#;
 /// let events = NatsEvents::new();
 /// let heard = events.clone();
 /// let client = async_nats::ConnectOptions::new()
@@ -31,7 +36,7 @@ const MOST_REFUSALS: usize = 4096;
 ///         heard.tell(&event);
 ///         std::future::ready(())
 ///     })
-///     .connect("nats://localhost:4222")
+///     .connect(url)
 ///     .await?;
 /// let transport = NatsTransport::from_client(client, events).await?;
 /// # Ok(()) }

@@ -70,13 +70,17 @@ impl Migration {
 /// A table whose every write publishes to a topic, once [`attach`](Self::attach) has put triggers
 /// on it.
 ///
-/// ```no_run
-/// # async fn attach(client: &tokio_postgres::Client) -> hydratecache::Result<()> {
+/// ```
 /// use hydratecache::Topic;
 /// use hydratecache_postgres::{Attachment, Migration};
 ///
-/// Migration::install(client).await?;
-/// Attachment::new("public.users", Topic::new("users")?).attach(client).await?;
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = hydratecache_testkit::broker::Broker::start(hydratecache_testkit::broker::Kind::Postgres).await?;
+/// # let (db, connection) = tokio_postgres::connect(broker.url(), tokio_postgres::NoTls).await?;
+/// # tokio::spawn(connection);
+/// # db.batch_execute("CREATE TABLE public.users (id bigint PRIMARY KEY, name text)").await?;
+/// Migration::install(&db).await?;
+/// Attachment::new("public.users", Topic::new("users")?).attach(&db).await?;
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone)]

@@ -12,16 +12,25 @@ use crate::text::{self, LONGEST, pieces};
 /// Publishes a write of a channel inside a transaction: it is delivered when that commits, and
 /// never if it rolls back.
 ///
-/// ```no_run
-/// # use hydratecache::Channel;
+/// ```
+/// # use hydratecache::{Channel, cache::Replica};
 /// use hydratecache_postgres::PublishIn;
+/// # use hydratecache_postgres::PostgresTransport;
 ///
-/// # async fn rename(users: &Channel<String>, db: &mut tokio_postgres::Client)
-/// #     -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = hydratecache_testkit::broker::Broker::start(hydratecache_testkit::broker::Kind::Postgres).await?;
+/// # let (mut db, connection) = tokio_postgres::connect(broker.url(), tokio_postgres::NoTls).await?;
+/// # tokio::spawn(connection);
+/// # db.batch_execute("CREATE TABLE users (id bigint PRIMARY KEY, name text)").await?;
+/// # let users = Channel::<String>::new(PostgresTransport::connect(broker.url()).await?, "users")?;
+/// # let replica = Replica::new();
+/// # let hydration = users.hydrate(replica.clone()).await?;
 /// let transaction = db.transaction().await?;
 /// transaction.execute("UPDATE users SET name = $1 WHERE id = 1", &[&"Ada"]).await?;
 /// users.put("user:1", &"Ada".to_owned()).publish_in(&transaction).await?;
 /// transaction.commit().await?;
+/// # hydration.caught_up().await?;
+/// # assert_eq!(replica.get("user:1").as_deref().map(String::as_str), Some("Ada"));
 /// # Ok(()) }
 /// ```
 ///

@@ -33,16 +33,32 @@ use statements::Statements;
 /// of [`PublishIn`](crate::PublishIn) do, are thus joined with it exactly. Loads share one connection, which
 /// is made when it is needed, and made anew when it is lost.
 ///
-/// ```no_run
-/// # use hydratecache::{Channel, cache::Replica};
+/// ```
+/// # use hydratecache::{Channel, VersionDomain, cache::Replica, codec::Json};
 /// use hydratecache_postgres::{PostgresConfig, PostgresSource};
-/// # #[derive(serde::Serialize, serde::Deserialize)] struct User;
+/// # #[derive(serde::Serialize, serde::Deserialize)] struct User { id: i64, name: String }
 ///
-/// # async fn hydrate(users: Channel<User>) -> hydratecache::Result<()> {
-/// let config = PostgresConfig::from_url("postgres://app@localhost/shop")?;
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = hydratecache_testkit::broker::Broker::start(hydratecache_testkit::broker::Kind::Postgres).await?;
+/// # let url = broker.url();
+/// # let (db, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await?;
+/// # tokio::spawn(connection);
+/// # db.batch_execute(
+/// #     "CREATE TABLE public.users (id bigint PRIMARY KEY, name text);
+/// #      INSERT INTO public.users VALUES (1, 'Ada')",
+/// # ).await?;
+/// # let _ = r#"
+/// let url = "postgres://app:secret@localhost/shop";
+/// # "#;
+/// let config = PostgresConfig::from_url(url)?;
+/// # let users = Channel::<User>::builder_with_codec(config.clone().connect().await?, "users", Json)
+/// #     .with_versions(VersionDomain::Caller)
+/// #     .build()?;
 /// let source = PostgresSource::table(&config, "public.users").await?;
-/// let hydration = users.hydrate(Replica::new()).with_source(source).await?;
+/// let replica = Replica::new();
+/// let hydration = users.hydrate(replica.clone()).with_source(source).await?;
 /// hydration.ready().await?;
+/// assert_eq!(replica.get("1").expect("scanned").name, "Ada");
 /// # Ok(()) }
 /// ```
 pub struct PostgresSource<T> {
