@@ -25,6 +25,10 @@ struct Inner {
     link: Link<PostgresSender>,
 }
 
+/// The server works through one statement at a time, and is idle until the next is there: several
+/// that many publishers fill are under way at once.
+const BATCH_MESSAGES: usize = 128;
+
 impl PostgresTransport {
     /// Connects to the database at `url`, as [`PostgresConfig::from_url`] and
     /// [`PostgresConfig::connect`] do.
@@ -52,6 +56,7 @@ impl PostgresTransport {
 impl Inner {
     fn limits(&self) -> Limits {
         Limits::new(self.config.max_payload_bytes, FenceScope::Database)
+            .with_batch_messages(BATCH_MESSAGES)
     }
 }
 

@@ -73,10 +73,6 @@ struct Counters {
     batches: AtomicU64,
 }
 
-/// The most messages in one batch: enough to hide a round trip, few enough that the first is not
-/// held up by the last (512 messages of 256 bytes are written in well under a millisecond).
-const MAX_BATCH: usize = 512;
-
 /// A batch that holds so many bytes departs: what large values cost is not the round trip, and one
 /// answer for all of them must come within the limit of a publish.
 pub(crate) const MAX_BATCH_BYTES: usize = 1 << 20;
@@ -99,6 +95,8 @@ struct Inner {
     origin: Origin,
     clock: Arc<HybridClock>,
     heartbeats: Heartbeats,
+    /// A batch of so many messages departs.
+    batch_messages: usize,
     pulse: Pulse,
     counters: Counters,
     /// Held while sequences are allotted and the batch's future is polled for the first time.
@@ -151,12 +149,14 @@ impl Lane {
         clock: Arc<HybridClock>,
         heartbeats: Heartbeats,
     ) -> Self {
+        let batch_messages = transport.limits().batch_messages;
         Self(Arc::new(Inner {
             transport,
             topic,
             origin,
             clock,
             heartbeats,
+            batch_messages,
             pulse: Pulse::default(),
             counters: Counters::default(),
             order: Mutex::new(Order { last_sequence: 0, last_publish: Instant::now() }),
@@ -304,7 +304,7 @@ impl Inner {
         let place = open.messages.len();
         open.held_bytes += message.held_bytes();
         open.messages.push(Some(message));
-        let is_full = place + 1 == MAX_BATCH || open.held_bytes >= MAX_BATCH_BYTES;
+        let is_full = place + 1 >= self.batch_messages || open.held_bytes >= MAX_BATCH_BYTES;
         Joined { batch: open.batch.clone(), place, departs: alone || is_full }
     }
 
