@@ -6,7 +6,7 @@ SERVICES := scripts/services.sh
 DEMO_FEATURES := $(if $(filter memory,$(TRANSPORT)),--no-default-features,$(if $(filter kafka,$(TRANSPORT)),--features kafka,))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak sim sim-bugs pgbench audit fuzz services-up services-down services-status
+.PHONY: help demo test check bench soak reconnect sim sim-bugs pgbench audit fuzz services-up services-down services-status
 
 help: ## Lists these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -34,7 +34,11 @@ bench: ## Prints every figure beside the raw client's (BENCH="--only redis_publi
 
 soak: ## Kills and flaps at random, with an oracle for silent losses (SOAK="--seconds 600 --transport redis")
 	$(SERVICES) install redis nats postgres kafka
-	cargo run --quiet --release -p hydratecache-soak -- $(SOAK)
+	cargo run --quiet --release -p hydratecache-soak --bin soak -- $(SOAK)
+
+reconnect: ## Kills the broker of a thousand subscribers and prints how soon they are ready again (RECONNECT="--transport redis")
+	$(SERVICES) install redis nats postgres
+	cargo run --quiet --release -p hydratecache-soak --bin reconnect -- $(RECONNECT)
 
 sim: ## Simulates seeds under virtual time, each with faults of its own (SEEDS=10000, or SEED=7 to replay one)
 	scripts/sim.sh run $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000))

@@ -51,9 +51,9 @@ help() {
 usage: scripts/services.sh VERB [BROKER...] [OPTIONS]        brokers: redis nats postgres kafka
 
   up [BROKER...]       start what is not up yet, and wait until it answers
-      --set 'LINE'     Redis, NATS and Kafka only: one more line of its configuration; repeatable. In
-                       Kafka's, which is not for Docker, @CLIENT_PORT@ and @CONTROLLER_PORT@ stand
-                       for its own ports
+      --set 'LINE'     one broker only: one more line of its configuration; repeatable. In Kafka's,
+                       which is not for Docker, @CLIENT_PORT@ and @CONTROLLER_PORT@ stand for its own
+                       ports
       --owner PID      stop and remove the instance once that process has gone
   down [BROKER...]     stop; data and port are kept for the next `up`
       --wipe           remove the data too

@@ -164,10 +164,10 @@ impl fmt::Debug for Broker {
 }
 
 impl BrokerBuilder {
-    /// Adds one line to the broker's own configuration, in its own syntax, such as `maxmemory 10mb`.
+    /// Adds one line to the broker's own configuration, in its own syntax, such as `maxmemory 10mb`
+    /// or, for `PostgreSQL`, `max_connections=500`.
     ///
-    /// Redis, NATS and Kafka take any; Postgres refuses to start with one. In Kafka's, `@CLIENT_PORT@`
-    /// and `@CONTROLLER_PORT@` stand for the broker's own ports.
+    /// In Kafka's, `@CLIENT_PORT@` and `@CONTROLLER_PORT@` stand for the broker's own ports.
     pub fn with_setting(mut self, line: impl Into<String>) -> Self {
         self.settings.push(line.into());
         self

@@ -60,7 +60,6 @@ check_options() {
     refuse "--all goes with down and status only"
   ((${#SETTINGS[@]} == 0)) && return
   [[ $VERB == up ]] || refuse "--set goes with up only"
-  [[ ${BROKERS[*]} =~ ^(redis|nats|kafka)$ ]] ||
-    refuse "--set is for one of Redis, NATS and Kafka: services.sh up redis --set 'LINE'"
+  ((${#BROKERS[@]} == 1)) || refuse "--set is for one broker: services.sh up redis --set 'LINE'"
   [[ "${SETTINGS[*]}" != *$'\n'* ]] || refuse "--set takes one line; repeat it for more"
 }

@@ -16,6 +16,7 @@ compose() {
   (exec_bare env COMPOSE_PROJECT_NAME="$project" \
     "HYDRATECACHE_${BROKER^^}_PORT=$(client_port)" \
     HYDRATECACHE_REDIS_OPTIONS="$(redis_arguments)" \
+    HYDRATECACHE_POSTGRES_OPTIONS="$(postgres_arguments)" \
     HYDRATECACHE_NATS_CONFIGURATION="$(nats_configuration /data)" \
     docker compose --file "$ROOT/docker-compose.yml" "$@")
 }
@@ -28,6 +29,15 @@ redis_arguments() {
   [[ -f $PLACE/options ]] || return 0
   while read -r line; do
     printf -- '--%s ' "$line"
+  done <"$PLACE/options"
+}
+
+# 'max_connections=500' becomes -c 'max_connections=500'.
+postgres_arguments() {
+  local line
+  [[ -f $PLACE/options ]] || return 0
+  while IFS= read -r line; do
+    printf -- "-c '%s' " "$line"
   done <"$PLACE/options"
 }
 

@@ -115,8 +115,8 @@ wrong_usage() {
   expect "unknown option" exits 2 up redis --fast
   expect "option without value" exits 2 up redis --instance
   expect "kill9 without broker" exits 2 kill9
-  expect "--set for another broker" exits 2 up kafka --set 'debug true'
-  expect "says whom it is for" says "Redis and for NATS only"
+  expect "--set for several brokers" exits 2 up redis nats --set 'debug true'
+  expect "says whom it is for" says "--set is for one broker"
   expect "bad mode" env HYDRATECACHE_SERVICES_MODE=cloud bash -c "! '$here/../services.sh' up redis 2>/dev/null"
 }
 

@@ -6,7 +6,9 @@
 //! healed, every reader waits for a fence, and the [oracle](hydratecache_sim::silence) compares.
 
 pub mod arena;
+pub mod door;
 pub mod faults;
+pub mod herd;
 pub mod options;
 mod reader;
 pub mod run;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hydratecache_soak::herd::{Herd, reconnect};
 use hydratecache_soak::options::{Kind, Options};
 use hydratecache_soak::run::soak;
 
@@ -14,5 +15,17 @@ async fn nothing_is_lost_in_silence() {
         let report = soak(options).await.unwrap_or_else(|error| panic!("{kind}: {error:#}"));
         println!("{report}");
         assert!(report.is_clean(), "{report}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_is_ready_within_five_seconds_of_a_restart() {
+    for kind in [Kind::Redis, Kind::Nats, Kind::Postgres] {
+        for (transports, topics) in [(1, 1000), (50, 1)] {
+            let report = reconnect(Herd { kind, transports, topics }).await;
+            let report = report.unwrap_or_else(|error| panic!("{kind}: {error:#}"));
+            println!("{report}");
+            assert!(report.is_in_time(), "{report}");
+        }
     }
 }

@@ -113,6 +113,9 @@ postgres_prepare() {
   COMMAND+=("$POSTGRES_HOME/bin/postgres" -D "$data" -p "$(client_port)"
     -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=200
     -c wal_level=logical -c fsync=off -c timezone=UTC -c log_line_prefix='%m [%p] %u@%d ')
+  [[ -f $PLACE/options ]] || return 0
+  local setting
+  while IFS= read -r setting; do COMMAND+=(-c "$setting"); done <"$PLACE/options"
 }
 
 # Two servers on one data folder would destroy it.
