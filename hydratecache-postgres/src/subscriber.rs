@@ -23,8 +23,8 @@ use crate::error::{Attempt, from_postgres};
 use crate::publisher::{Batch, PostgresSender};
 use crate::text::{self, Assembly, is_piece};
 
-/// How long a notification from another connection may take at the start. A deaf connection never
-/// gets it.
+/// How long a notification from another connection may take at the start, once it is committed. A
+/// deaf connection never gets it.
 const PROBE_LIMIT: Duration = Duration::from_millis(1500);
 
 /// How long a server may take to read what is asked on the listening connection. While a server has
@@ -88,16 +88,17 @@ impl SubscribingConnector {
             .await
             .map_err(|error| from_postgres(Attempt::Connect, &address, &error))?;
         let probe = Batch::of(private.clone(), String::from("probe"));
-        let proven = timeout(PROBE_LIMIT, async {
-            match connection.until(self.publisher.publish(probe)).await {
-                Ok(()) => connection.notification().await.map(drop),
-                // The server has no such statement: this is another connection than it was.
-                Err(error) if error.kind() == ErrorKind::Broker => Err(deaf(&address)),
-                Err(error) => Err(error),
-            }
-        });
-        proven.await.unwrap_or_else(|_| Err(deaf(&address)))?;
-        Ok((private, notify))
+        match connection.until(self.publisher.publish(probe)).await {
+            Ok(()) => {}
+            // The server has no such statement: this is another connection than it was.
+            Err(error) if error.kind() == ErrorKind::Broker => return Err(deaf(&address)),
+            Err(error) => return Err(error),
+        }
+        // What the publishing connection waited for, where a whole fleet connects, does not count.
+        match timeout(PROBE_LIMIT, connection.notification()).await {
+            Ok(notification) => notification.map(|_| (private, notify)),
+            Err(_) => Err(deaf(&address)),
+        }
     }
 }
 
