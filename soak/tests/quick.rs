@@ -21,11 +21,9 @@ async fn nothing_is_lost_in_silence() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_is_ready_within_five_seconds_of_a_restart() {
     for kind in [Kind::Redis, Kind::Nats, Kind::Postgres] {
-        for (transports, topics) in [(1, 1000), (50, 1)] {
-            let report = reconnect(Herd { kind, transports, topics }).await;
-            let report = report.unwrap_or_else(|error| panic!("{kind}: {error:#}"));
-            println!("{report}");
-            assert!(report.is_in_time(), "{report}");
-        }
+        let report = reconnect(Herd { kind, transports: 100, topics: 1 }).await;
+        let report = report.unwrap_or_else(|error| panic!("{kind}: {error:#}"));
+        println!("{report}");
+        assert!(report.is_in_time(), "{report}");
     }
 }
