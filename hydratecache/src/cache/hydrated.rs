@@ -311,10 +311,18 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
     }
 
     /// What a read of the cache makes of what it found.
+    #[inline]
     fn served(&self, key: &str, entry: Entry<T>, sample: Sample) -> Option<Read<T>> {
         if self.serves_all {
-            return Some(Read::new(entry, sample));
+            Some(Read::new(entry, sample))
+        } else {
+            self.served_by_policy(key, entry, sample)
         }
+    }
+
+    // Apart, so that reads without a policy stay small enough to be inlined.
+    #[inline(never)]
+    fn served_by_policy(&self, key: &str, entry: Entry<T>, sample: Sample) -> Option<Read<T>> {
         match self.judge(&entry, sample) {
             Verdict::Over | Verdict::Withhold => return None,
             Verdict::ServeAndRefresh => self.refresh(key),
@@ -474,6 +482,7 @@ impl<T: Send + Sync + 'static, C: ReadNow<T>> Hydrated<T, C> {
     /// The value of `key`, if the cache has it, with how fresh it is. Takes as long as a read of
     /// the cache.
     #[must_use]
+    #[inline]
     pub fn get(&self, key: &str) -> Option<Read<T>> {
         // Before the cache is read: what is proven until now is in what is read then.
         let sample = self.gauge.sample();
