@@ -192,7 +192,11 @@ impl Readers {
     }
 
     /// Waits until every reader was told of this once, and returns when.
-    async fn all(&mut self, what: &str, is_it: impl Fn(Event) -> bool) -> Result<Vec<Instant>> {
+    async fn all(
+        &mut self,
+        what: &str,
+        is_it: impl Fn(Event) -> bool + Send + Sync,
+    ) -> Result<Vec<Instant>> {
         let mut times = Vec::with_capacity(self.count);
         let waiting = async {
             while times.len() < self.count {

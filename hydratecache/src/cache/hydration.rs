@@ -42,6 +42,7 @@ pub(super) enum Command<T> {
 
 /// Where the hydrator stands.
 #[derive(Debug, Clone, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each begins and ends on its own")]
 pub(super) struct Status {
     /// The cache was filled once, or there is no source to fill it from.
     pub(super) is_warm: bool,
