@@ -2,9 +2,10 @@
 //!
 //! Whoever publishes while nothing is under way sends at once, in its own task: a lone message
 //! waits for nothing and pays no task switch. Whoever publishes while a batch is under way joins
-//! the next one, gives the others of its scheduling round the chance to join too, and then the
-//! first to be polled again sends it. Batches overlap; sequences are allotted and batches handed
-//! to the transport under one lock, so their order is the transport's.
+//! the next one, which departs when it is full, or when everyone who is about to publish in the
+//! same scheduling round has had the chance to join: a task of its own waits for that, so that its
+//! callers are polled once to join and once to be answered. Batches overlap; sequences are allotted
+//! and batches handed to the transport under one lock, so their order is the transport's.
 //!
 //! A batch under way is a [`Flight`] that every caller in it can drive. No caller depends on another
 //! one being polled, and the batch is dropped only when all of them are.
@@ -24,12 +25,13 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::message::Position;
 use crate::transport::Transport;
 use crate::version::HybridClock;
 use crate::{Error, ErrorKind, Kind, Message, Origin, Result, Topic, Version};
-use flight::{Flight, WeakFlight};
+use flight::{Flight, Waiters, WeakFlight};
 use pulse::Pulse;
 
 /// What a publish returns: which message the broker now has.
@@ -129,11 +131,17 @@ struct Open {
     batch: Arc<Batch>,
     messages: Vec<Option<Message>>,
     held_bytes: usize,
+    /// Sends it when the scheduling round is over.
+    dispatcher: Option<AbortOnDropHandle<()>>,
 }
 
-/// A batch, as those in it see it; set once it is on its way.
+/// A batch, as those in it see it.
 #[derive(Default)]
-struct Batch(OnceLock<Departed>);
+struct Batch {
+    waiters: Arc<Waiters>,
+    /// Set once it is on its way.
+    departed: OnceLock<Departed>,
+}
 
 struct Departed {
     flight: Flight,
@@ -186,7 +194,7 @@ impl Lane {
         &self,
         batch: Vec<Message>,
     ) -> impl Future<Output = Result<()>> + Send + 'static {
-        let flight = self.0.launch(&mut lock(&self.0.order), batch);
+        let flight = self.0.launch(&mut lock(&self.0.order), batch, Arc::default());
         async move { flight.await.map(drop) }
     }
 
@@ -219,7 +227,12 @@ impl fmt::Debug for Lane {
 
 impl Inner {
     /// Allots numbers, hands the batch to the transport and polls it once, all in order.
-    fn launch(self: &Arc<Self>, order: &mut Order, mut batch: Vec<Message>) -> Flight {
+    fn launch(
+        self: &Arc<Self>,
+        order: &mut Order,
+        mut batch: Vec<Message>,
+        waiters: Arc<Waiters>,
+    ) -> Flight {
         let sent = self.stamp(order, &mut batch);
         let (lane, topic, count) = (self.clone(), self.topic.clone(), batch.len() as u64);
         let has_data = batch.iter().any(|message| message.kind != Kind::Heartbeat);
@@ -233,10 +246,8 @@ impl Inner {
             }
             answer.map(|()| sent)
         };
-        let mut flight = Flight::new(answer.boxed());
-        // The first poll hands the batch over: that must not wait for a caller to be polled.
-        let mut cx = Context::from_waker(Waker::noop());
-        if Pin::new(&mut flight).poll(&mut cx).is_pending() {
+        let flight = Flight::launch(answer.boxed(), waiters);
+        if !flight.has_landed() {
             let mut gathering = lock(&self.gathering);
             gathering.forget_finished();
             gathering.under_way.push(flight.downgrade());
@@ -273,28 +284,26 @@ impl Inner {
 
     /// Sends `batch`, unless another of those in it did so before. `None`: it can never be sent,
     /// because everyone left it, or the transport panicked when it was handed over.
-    fn depart(self: &Arc<Self>, batch: &Arc<Batch>) -> Option<Flight> {
+    fn depart<'a>(self: &Arc<Self>, batch: &'a Arc<Batch>) -> Option<&'a Departed> {
+        if let Some(departed) = batch.departed.get() {
+            return Some(departed);
+        }
         // Under this lock a batch is either open, or departed and set.
         let mut order = lock(&self.order);
-        if let Some(departed) = batch.0.get() {
-            return Some(departed.flight.clone());
+        if let Some(departed) = batch.departed.get() {
+            return Some(departed);
         }
         let is_ours = |open: &mut Open| Arc::ptr_eq(&open.batch, batch);
         let open = lock(&self.gathering).open.take_if(is_ours)?;
-        let mut dropped = Vec::new();
-        let mut kept = Vec::new();
-        for (place, message) in open.messages.into_iter().enumerate() {
-            match message {
-                Some(message) => kept.push(message),
-                None => dropped.push(place),
-            }
-        }
-        let flight = self.launch(&mut order, kept);
-        Some(batch.0.get_or_init(|| Departed { flight, dropped }).flight.clone())
+        let is_dropped = |(place, message): (_, &Option<_>)| message.is_none().then_some(place);
+        let dropped = open.messages.iter().enumerate().filter_map(is_dropped).collect();
+        let kept = open.messages.into_iter().flatten().collect();
+        let flight = self.launch(&mut order, kept, batch.waiters.clone());
+        Some(batch.departed.get_or_init(|| Departed { flight, dropped }))
     }
 
-    /// Joins the open batch, or opens one.
-    fn join(&self, message: Message) -> Joined {
+    /// Joins the open batch, or opens one. `waker` is woken when it is answered.
+    fn join(self: &Arc<Self>, message: Message, waker: &Waker) -> Joined {
         let mut gathering = lock(&self.gathering);
         let alone = gathering.open.is_none() && {
             gathering.forget_finished();
@@ -305,7 +314,30 @@ impl Inner {
         open.held_bytes += message.held_bytes();
         open.messages.push(Some(message));
         let is_full = place + 1 >= self.batch_messages || open.held_bytes >= MAX_BATCH_BYTES;
-        Joined { batch: open.batch.clone(), place, departs: alone || is_full }
+        let departs = alone || is_full;
+        // Who sends it now is answered by its own poll, if it is answered at once.
+        open.batch.waiters.join((!departs).then(|| waker.clone()));
+        // One whose runtime has ended is finished, and has sent nothing.
+        let is_awaited = open.dispatcher.as_ref().is_some_and(|task| !task.is_finished());
+        if !departs && !is_awaited {
+            open.dispatcher = self.dispatch(&open.batch);
+            // Without a runtime whoever is polled again sends it.
+            if open.dispatcher.is_none() {
+                waker.wake_by_ref();
+            }
+        }
+        Joined { batch: open.batch.clone(), place, departs }
+    }
+
+    /// Sends `batch` when everyone has had a turn who is about to publish now.
+    fn dispatch(self: &Arc<Self>, batch: &Arc<Batch>) -> Option<AbortOnDropHandle<()>> {
+        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        let (lane, round) = (self.clone(), Round(batch.clone()));
+        let dispatcher = runtime.spawn(async move {
+            tokio::task::yield_now().await;
+            lane.depart(&round.0);
+        });
+        Some(AbortOnDropHandle::new(dispatcher))
     }
 
     /// Takes back a message whose publish was dropped, if its batch is still open.
@@ -320,6 +352,18 @@ impl Inner {
         open.messages[place] = None;
         if open.messages.iter().all(Option::is_none) {
             gathering.open = None;
+        }
+    }
+}
+
+/// The wait for the end of a scheduling round. Where it is given up, because its runtime ends,
+/// those who wait are polled and send the batch themselves.
+struct Round(Arc<Batch>);
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        if self.0.departed.get().is_none() {
+            self.0.waiters.wake_all();
         }
     }
 }
@@ -343,7 +387,7 @@ pub struct Publish(Stage);
 enum Stage {
     /// Not begun.
     New { lane: Arc<Inner>, message: Message },
-    /// In the open batch, for one round of the scheduler.
+    /// In a batch that gathers, or that departed since.
     Gathering { lane: Arc<Inner>, batch: Arc<Batch>, place: Place },
     /// On its way.
     Waiting { flight: Flight, place: Place },
@@ -387,10 +431,8 @@ impl Future for Publish {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Stage::New { .. } = self.0 {
-            self.begin();
+            self.begin(cx.waker());
             if let Stage::Gathering { .. } = self.0 {
-                // Once around the scheduler: whoever else is about to publish joins meanwhile.
-                cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
         }
@@ -410,12 +452,12 @@ impl Future for Publish {
 }
 
 impl Publish {
-    fn begin(&mut self) {
+    fn begin(&mut self, waker: &Waker) {
         let Stage::New { lane, message } = mem::replace(&mut self.0, Stage::Done) else {
             return;
         };
         let (origin, version) = (lane.origin, message.version);
-        let Joined { batch, place: index, departs } = lane.join(message);
+        let Joined { batch, place: index, departs } = lane.join(message, waker);
         let place = Place { origin, index, version };
         self.0 = Stage::Gathering { lane, batch, place };
         if departs {
@@ -428,14 +470,13 @@ impl Publish {
         else {
             return;
         };
-        let Some(flight) = lane.depart(&batch) else {
+        let Some(departed) = lane.depart(&batch) else {
             let what = "the transport panicked while it took the batch; it may have been sent";
             self.0 = Stage::Refused(Some(Error::new(ErrorKind::UnknownOutcome, what)));
             return;
         };
-        if let Some(departed) = batch.0.get() {
-            place.index -= departed.dropped.partition_point(|dropped| *dropped < place.index);
-        }
+        let flight = departed.flight.at(place.index);
+        place.index -= departed.dropped.partition_point(|dropped| *dropped < place.index);
         self.0 = Stage::Waiting { flight, place };
     }
 }
@@ -443,6 +484,7 @@ impl Publish {
 impl Drop for Publish {
     fn drop(&mut self) {
         if let Stage::Gathering { lane, batch, place } = &self.0 {
+            batch.waiters.leave(Some(place.index));
             lane.leave(batch, place.index);
         }
     }

@@ -1,7 +1,8 @@
 //! A batch under way, which everyone who waits for it can drive.
 //!
 //! Like `futures::future::Shared`, except that whoever completes it is not woken by that once more:
-//! a needless wake of the running task costs a publish two task switches.
+//! a needless wake of the running task costs a publish two task switches. And those who wait may
+//! have said so before the batch was on its way, so that they need not be polled when it departs.
 
 use std::mem;
 use std::pin::Pin;
@@ -16,7 +17,7 @@ use crate::{Error, ErrorKind};
 /// One waiter's hold on a batch under way. The batch is dropped with the last of them.
 pub(super) struct Flight {
     shared: Arc<Shared>,
-    /// This waiter's place among the wakers, from its first poll on.
+    /// This waiter's place among the wakers, at the latest from its first poll on.
     place: Option<usize>,
 }
 
@@ -36,21 +37,32 @@ enum Progress {
 }
 
 /// Wakes everyone who waits: whoever is polled first drives the batch on.
-struct Waiters(Mutex<Waiting>);
+#[derive(Default)]
+pub(super) struct Waiters(Mutex<Waiting>);
 
+#[derive(Default)]
 struct Waiting {
     wakers: Vec<Option<Waker>>,
-    /// The batch asked to be polled, as a new one does. Until it does again, polls of those who
-    /// wait need not reach it: there may be hundreds.
+    /// The batch asked to be polled. Until it does again, polls of those who wait need not reach
+    /// it: there may be hundreds.
     is_woken: bool,
 }
 
 impl Flight {
-    pub(super) fn new(batch: BoxFuture<'static, Answer>) -> Self {
-        let progress = Mutex::new(Progress::Flying(batch));
-        let waiting = Waiting { wakers: Vec::new(), is_woken: true };
-        let waiters = Arc::new(Waiters(Mutex::new(waiting)));
+    /// Polls `batch` for the first time, which hands it over: that must not wait for a waiter to be
+    /// polled.
+    pub(super) fn launch(batch: BoxFuture<'static, Answer>, waiters: Arc<Waiters>) -> Self {
+        let progress = waiters.drive(batch);
+        if let Progress::Landed(_) = progress {
+            waiters.wake_all();
+        }
+        let progress = Mutex::new(progress);
         Self { shared: Arc::new(Shared { progress, waiters }), place: None }
+    }
+
+    /// The hold of the waiter who took that place before the batch was on its way.
+    pub(super) fn at(&self, place: usize) -> Self {
+        Self { shared: self.shared.clone(), place: Some(place) }
     }
 
     pub(super) fn downgrade(&self) -> WeakFlight {
@@ -60,17 +72,6 @@ impl Flight {
     pub(super) fn has_landed(&self) -> bool {
         !matches!(*lock(&self.shared.progress), Progress::Flying(_))
     }
-
-    fn poll_batch(&self, batch: &mut BoxFuture<'static, Answer>) -> Poll<Answer> {
-        let waker = Waker::from(self.shared.waiters.clone());
-        batch.as_mut().poll(&mut Context::from_waker(&waker))
-    }
-}
-
-impl Clone for Flight {
-    fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), place: None }
-    }
 }
 
 impl Future for Flight {
@@ -79,31 +80,24 @@ impl Future for Flight {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
         let shared = self.shared.clone();
         let mut progress = lock(&shared.progress);
-        let mut batch = match mem::replace(&mut *progress, Progress::Polled) {
+        if let Progress::Flying(_) = *progress
             // Before the batch is polled: it may be woken while it is.
-            Progress::Flying(batch) if shared.waiters.wait(&mut self.place, cx.waker()) => batch,
-            Progress::Flying(batch) => {
-                *progress = Progress::Flying(batch);
-                return Poll::Pending;
-            }
-            Progress::Landed(answer) => {
-                *progress = Progress::Landed(answer.clone());
-                return Poll::Ready(answer);
-            }
-            Progress::Polled => return Poll::Ready(Err(panicked())),
-        };
-        match self.poll_batch(&mut batch) {
-            Poll::Pending => {
-                *progress = Progress::Flying(batch);
-                Poll::Pending
-            }
-            Poll::Ready(answer) => {
-                *progress = Progress::Landed(answer.clone());
+            && shared.waiters.wait(&mut self.place, cx.waker())
+            && let Progress::Flying(batch) = mem::replace(&mut *progress, Progress::Polled)
+        {
+            *progress = shared.waiters.drive(batch);
+            if let Progress::Landed(answer) = &*progress {
+                let answer = answer.clone();
                 drop(progress);
                 shared.waiters.leave(self.place);
                 shared.waiters.wake_all();
-                Poll::Ready(answer)
+                return Poll::Ready(answer);
             }
+        }
+        match &*progress {
+            Progress::Flying(_) => Poll::Pending,
+            Progress::Landed(answer) => Poll::Ready(answer.clone()),
+            Progress::Polled => Poll::Ready(Err(panicked())),
         }
     }
 }
@@ -121,25 +115,42 @@ impl WeakFlight {
 }
 
 impl Waiters {
-    /// Takes a place among those who wait. `true`: the batch is to be polled now.
+    /// Takes the next place among those who wait.
+    pub(super) fn join(&self, waker: Option<Waker>) {
+        lock(&self.0).wakers.push(waker);
+    }
+
+    /// Keeps its place among those who wait, or takes one. `true`: the batch is to be polled now.
     fn wait(&self, place: &mut Option<usize>, waker: &Waker) -> bool {
         let mut waiting = lock(&self.0);
-        if let Some(place) = *place {
-            waiting.wakers[place] = Some(waker.clone());
-        } else {
-            *place = Some(waiting.wakers.len());
-            waiting.wakers.push(Some(waker.clone()));
+        let wakers = &mut waiting.wakers;
+        let place = *place.get_or_insert_with(|| {
+            wakers.push(None);
+            wakers.len() - 1
+        });
+        if !wakers[place].as_ref().is_some_and(|known| known.will_wake(waker)) {
+            wakers[place] = Some(waker.clone());
         }
         mem::take(&mut waiting.is_woken)
     }
 
-    fn leave(&self, place: Option<usize>) {
+    pub(super) fn leave(&self, place: Option<usize>) {
         if let Some(place) = place {
             lock(&self.0).wakers[place] = None;
         }
     }
 
-    fn wake_all(&self) {
+    /// Polls `batch`, which wakes those who wait when it asks to be polled again.
+    fn drive(self: &Arc<Self>, mut batch: BoxFuture<'static, Answer>) -> Progress {
+        let waker = Waker::from(self.clone());
+        match batch.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Pending => Progress::Flying(batch),
+            Poll::Ready(answer) => Progress::Landed(answer),
+        }
+    }
+
+    /// Wakes everyone who waits.
+    pub(super) fn wake_all(&self) {
         let mut waiting = lock(&self.0);
         waiting.is_woken = true;
         let woken: Vec<Waker> = waiting.wakers.iter_mut().filter_map(Option::take).collect();
@@ -185,6 +196,15 @@ mod tests {
         }
     }
 
+    fn flight(batch: impl Future<Output = Answer> + Send + 'static) -> Flight {
+        Flight::launch(batch.boxed(), Arc::default())
+    }
+
+    /// Another waiter's hold.
+    fn another(flight: &Flight) -> Flight {
+        flight.downgrade().upgrade().expect("under way")
+    }
+
     fn poll(flight: &mut Flight, waker: &Waker) -> Poll<Answer> {
         Pin::new(flight).poll(&mut Context::from_waker(waker))
     }
@@ -193,8 +213,8 @@ mod tests {
     fn any_waiter_drives_the_batch_and_all_hear_its_answer_once() {
         let (land, landed) = tokio::sync::oneshot::channel::<()>();
         let batch = async move { landed.await.map(|()| SENT).map_err(|_| panicked()) };
-        let first = Flight::new(batch.boxed());
-        let mut waiters = [(); 3].map(|()| first.clone());
+        let first = flight(batch);
+        let mut waiters = [(); 3].map(|()| another(&first));
         let counts = [(); 3].map(|()| Arc::new(Count::default()));
         let wakers = counts.clone().map(Waker::from);
         for (flight, waker) in waiters.iter_mut().zip(&wakers) {
@@ -219,9 +239,9 @@ mod tests {
             drop(held);
             Ok(SENT)
         };
-        let flight = Flight::new(batch.boxed());
+        let flight = flight(batch);
         let weak = flight.downgrade();
-        let mut other = flight.clone();
+        let mut other = another(&flight);
         assert!(poll(&mut other, &noop_waker()).is_pending());
         drop(flight);
         assert_eq!(Arc::strong_count(&alive), 2);
@@ -231,9 +251,13 @@ mod tests {
 
     #[test]
     fn a_transport_that_panics_leaves_its_other_waiters_an_answer() {
-        let batch: BoxFuture<'static, Answer> = async { panic!("a bug in a transport") }.boxed();
-        let flight = Flight::new(batch);
-        let mut first = flight.clone();
+        let (land, landed) = tokio::sync::oneshot::channel::<()>();
+        let flight = flight(async move {
+            let _ = landed.await;
+            panic!("a bug in a transport")
+        });
+        let mut first = another(&flight);
+        drop(land);
         let polled = std::panic::AssertUnwindSafe(|| poll(&mut first, &noop_waker()));
         assert!(std::panic::catch_unwind(polled).is_err());
         let answer = flight.now_or_never().expect("an answer");

@@ -136,7 +136,7 @@ async fn silence(lane: &Weak<Inner>, first: Duration) -> Option<Instant> {
 
 async fn send(lane: &Arc<Inner>) -> Result<()> {
     let heartbeat = Message::heartbeat(lane.origin, None);
-    let flight = lane.launch(&mut lock(&lane.order), vec![heartbeat]);
+    let flight = lane.launch(&mut lock(&lane.order), vec![heartbeat], Arc::default());
     let sent = flight.await.map(drop);
     if let Err(error) = &sent {
         tracing::debug!(topic = %lane.topic, %error, "heartbeat not sent");
