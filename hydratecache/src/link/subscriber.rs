@@ -7,6 +7,7 @@ mod session;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -186,13 +187,16 @@ where
 
     /// Serves one connection until it is lost or the transport is closed.
     async fn serve(&mut self, session: &mut Session<C::Connection>) -> End {
+        // One timer, set anew only when the next deadline changes: setting one for each of them and
+        // for each message costs as much as distributing it.
+        let mut alarm = pin!(sleep_until(session.ping_at));
         loop {
             self.change_next(session);
             self.echo_next(session);
-            let (retry_at, ping_at) = (session.retry_at, session.ping_at);
-            let is_echoing = session.echo.is_some();
-            let overdue_at = session.overdue_at(self.settings.ping_limit);
-            let leave_at = session.handover.leave_at();
+            let due_at = session.due_at(self.settings.ping_limit);
+            if alarm.deadline() != due_at {
+                alarm.as_mut().reset(due_at);
+            }
             let making = OptionFuture::from(session.handover.making());
             let changing = OptionFuture::from(session.changing.as_mut());
             let echo = OptionFuture::from(session.echo.as_mut().map(|echo| &mut echo.reply));
@@ -220,18 +224,10 @@ where
                     let leave_at = Instant::now() + OVERLAP;
                     session.handover = Handover::Made(connection, outcome, leave_at);
                 }
-                () = sleep_until(leave_at.unwrap_or(ping_at)), if leave_at.is_some() && !is_echoing => {
-                    session.handover.leave();
-                    self.echo(session);
-                }
-                () = sleep_until(ping_at), if !is_echoing => self.echo(session),
-                () = sleep_until(overdue_at.unwrap_or(ping_at)), if overdue_at.is_some() => {
-                    if let Err(why) = self.overdue(session) {
+                () = &mut alarm => {
+                    if let Err(why) = self.due(session) {
                         return End::Lost(why);
                     }
-                }
-                () = sleep_until(retry_at.unwrap_or(ping_at)), if retry_at.is_some() => {
-                    session.retry_at = None;
                 }
             }
         }
@@ -363,6 +359,24 @@ where
         let waiting = std::mem::take(&mut session.waiting_for_fence);
         let confirming = std::mem::take(&mut session.confirming);
         session.echo = Some(Echo { fence, waiting, confirming, reply });
+    }
+
+    /// A deadline has come.
+    fn due(&mut self, session: &mut Session<C::Connection>) -> Result<()> {
+        let now = Instant::now();
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        session.retry_at.take_if(|at| *at <= now);
+        if session.echo.is_some() {
+            if is_due(session.overdue_at(self.settings.ping_limit)) {
+                return self.overdue(session);
+            }
+        } else if is_due(session.handover.leave_at()) {
+            session.handover.leave();
+            self.echo(session);
+        } else if session.ping_at <= now {
+            self.echo(session);
+        }
+        Ok(())
     }
 
     /// The echo takes too long, unless what it is behind has come and is only not taken yet: then

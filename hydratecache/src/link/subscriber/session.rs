@@ -132,6 +132,14 @@ impl<C> Session<C> {
         self.retry_at.get_or_insert(Instant::now() + DENIED_PAUSE);
     }
 
+    /// When there is something to do, if nothing happens before.
+    pub(super) fn due_at(&self, ping_limit: Duration) -> Instant {
+        let echo_at = self.overdue_at(ping_limit).unwrap_or_else(|| {
+            self.handover.leave_at().map_or(self.ping_at, |leave_at| leave_at.min(self.ping_at))
+        });
+        self.retry_at.map_or(echo_at, |retry_at| retry_at.min(echo_at))
+    }
+
     /// When the echo under way is overdue. It comes behind all that the broker has for us, which may
     /// be much: while that arrives, the broker is alive. It still has to come, or what arrives is
     /// older and older.
@@ -179,6 +187,7 @@ mod tests {
         let asked_at = Instant::now();
         let mut session = Session::on((), HashSet::new(), LIMIT);
         assert_eq!(session.overdue_at(LIMIT), None, "no echo is under way");
+        assert_eq!(session.due_at(LIMIT), session.ping_at);
         session.arrived_at = asked_at + message;
         session.echo = Some(Echo {
             fence: Fence::new(1, asked_at),
@@ -186,6 +195,7 @@ mod tests {
             confirming: Vec::new(),
             reply: pending().boxed(),
         });
+        assert_eq!(Some(session.due_at(LIMIT)), session.overdue_at(LIMIT));
         session.overdue_at(LIMIT).expect("an echo is under way") - asked_at
     }
 
