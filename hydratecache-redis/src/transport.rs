@@ -85,7 +85,7 @@ impl Inner {
 
     fn encode(&self, topic: &Topic, batch: &[Message]) -> Result<Batch> {
         self.limits().check(batch)?;
-        let bodies = batch.iter().map(|message| wire::encode(message, None)).collect();
+        let bodies = wire::encode_all(batch);
         Ok(Batch { channel: channel_name(topic), bodies })
     }
 }

@@ -59,15 +59,34 @@ pub struct Envelope {
 /// The envelope of `message`; with `topic`, where the transport's own name for it is a hash.
 #[must_use]
 pub fn encode(message: &Message, topic: Option<&Topic>) -> Bytes {
+    let mut encoder = Encoder::new(Vec::with_capacity(room(message, topic)));
+    write(&mut encoder, message, topic).expect("writing to a Vec cannot fail");
+    encoder.into_writer().into()
+}
+
+/// The envelopes of `batch`, as [`encode`] makes them, in one allocation that they share.
+#[must_use]
+pub fn encode_all(batch: &[Message]) -> Vec<Bytes> {
+    let capacity = batch.iter().map(|message| room(message, None)).sum();
+    let mut encoder = Encoder::new(Vec::with_capacity(capacity));
+    let write_one = |message| {
+        let begin = encoder.writer().len();
+        write(&mut encoder, message, None).expect("writing to a Vec cannot fail");
+        begin..encoder.writer().len()
+    };
+    let places: Vec<_> = batch.iter().map(write_one).collect();
+    let envelopes = Bytes::from(encoder.into_writer());
+    places.into_iter().map(|place| envelopes.slice(place)).collect()
+}
+
+/// How many bytes the envelope takes at most.
+fn room(message: &Message, topic: Option<&Topic>) -> usize {
     let key_bytes = message.key.as_ref().map_or(0, |key| key.as_str().len());
     let content_type = message.content_type.as_ref().map_or(0, |name| name.as_str().len() + 3);
     let topic_bytes = topic.map_or(0, |topic| topic.as_str().len() + 3);
     // 80 bytes hold every field but those of variable length; 64 more, a traceparent.
     let fixed = 80 + message.trace_parent().map_or(0, |_| 64);
-    let capacity = fixed + key_bytes + message.payload.len() + content_type + topic_bytes;
-    let mut encoder = Encoder::new(Vec::with_capacity(capacity));
-    write(&mut encoder, message, topic).expect("writing to a Vec cannot fail");
-    encoder.into_writer().into()
+    fixed + key_bytes + message.payload.len() + content_type + topic_bytes
 }
 
 type Written = Result<(), minicbor::encode::Error<std::convert::Infallible>>;

@@ -189,6 +189,14 @@ proptest! {
     }
 
     #[test]
+    fn a_batch_is_encoded_as_its_messages_are(envelopes in prop::collection::vec(envelope(), 0..5)) {
+        let batch: Vec<Message> = envelopes.into_iter().map(|envelope| envelope.message).collect();
+        let one_by_one: Vec<Bytes> =
+            batch.iter().map(|message| wire::encode(message, None)).collect();
+        prop_assert_eq!(wire::encode_all(&batch), one_by_one);
+    }
+
+    #[test]
     fn an_envelope_adds_no_more_than_it_says(envelope in envelope()) {
         let encoded = wire::encode(&envelope.message, envelope.topic.as_ref());
         let key = envelope.message.key().map_or(0, |key| key.as_str().len());
