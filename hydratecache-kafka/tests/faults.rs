@@ -18,6 +18,7 @@ hydratecache_testkit::fault_tests! {
     a_close_amid_calls_is_quick_and_leaves_no_task_and_no_connection
     a_close_amid_an_outage_ends_the_calls_that_wait_for_its_end
     what_was_published_before_a_close_is_answered_by_the_server
+    a_topic_gets_the_same_answer_from_publish_and_subscribe
     a_payload_at_the_limit_is_delivered_and_one_over_is_not_even_sent
     a_senders_clock_that_is_ahead_lengthens_no_life_and_is_counted
     a_senders_clock_that_is_behind_shortens_lives_and_never_inserts_the_dead
