@@ -19,7 +19,11 @@ use crate::error::{Attempt, from_code, from_kafka, is_missing};
 use crate::publisher::Producer;
 use making::Unmade;
 
-/// After this it is looked into why a topic is not made yet.
+/// After this it is looked for a topic that stands in the way: early enough that a slow broker's answer
+/// comes within the limits of publishing and subscribing.
+const LOOKING_LIMIT: Duration = Duration::from_secs(1);
+
+/// After this, a topic that nobody promised to make is taken as missing.
 const MAKING_LIMIT: Duration = Duration::from_secs(3);
 
 /// A topic that somebody else just made may take so long until every broker knows it.
@@ -74,9 +78,14 @@ impl Opener {
                 made = self.let_it_be_made(name, deadline).await?;
             } else if is_late || (made == Made::Never && begun.elapsed() > SPREADING_LIMIT) {
                 return Err(self.was_not_made(name).await);
-            } else if made == Made::Asked && begun.elapsed() > MAKING_LIMIT {
+            } else if made == Made::Asked && begun.elapsed() > LOOKING_LIMIT {
+                made = Made::Looked;
+                if self.twin(name).await.is_some() {
+                    return Err(self.was_not_made(name).await);
+                }
+            } else if made == Made::Looked && begun.elapsed() > MAKING_LIMIT {
                 made = Made::Late;
-                if !self.will_be_made(name).await {
+                if self.brokers_make.get() != Some(&true) {
                     return Err(self.was_not_made(name).await);
                 }
             }
@@ -117,12 +126,6 @@ impl Opener {
                 None
             }
         }
-    }
-
-    /// Whether a topic that should be there by now may still come.
-    async fn will_be_made(&self, name: &str) -> bool {
-        let is_promised = self.brokers_make.get() == Some(&true);
-        is_promised && self.twin(name).await.is_none()
     }
 
     /// One question: the inner error is what the broker says of the topic.
@@ -235,7 +238,9 @@ enum Made {
     Never,
     /// It should be there any moment.
     Asked,
-    /// It should be there, and nothing speaks against it.
+    /// It should be there, and no other topic stands in its way.
+    Looked,
+    /// It should be there, and was promised.
     Late,
 }
 
