@@ -18,6 +18,10 @@ use crate::config::RedisConfig;
 use crate::publisher::{self, Batch, RedisSender};
 use crate::subscriber::SubscribingConnector;
 
+/// With 512 publishes in flight, batches of 512 make this side and the server take turns, which costs
+/// an eighth of the rate (measured, loopback): several smaller ones are under way at once.
+const BATCH_MESSAGES: usize = 128;
+
 /// Redis Pub/Sub as a transport. Cloning shares the connections.
 ///
 /// Opens two connections, one to subscribe and one to publish, for any number of topics. Both are
@@ -81,6 +85,7 @@ impl RedisTransport {
 impl Inner {
     fn limits(&self) -> Limits {
         Limits::new(self.config.max_payload_bytes, FenceScope::Server)
+            .with_batch_messages(BATCH_MESSAGES)
     }
 
     fn encode(&self, topic: &Topic, batch: &[Message]) -> Result<Batch> {
