@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the simulation so that seeds repeat, in a target folder of its own:
 #   sim.sh run [ARGUMENT...]   runs it
-#   sim.sh bugs                puts each bug of sim/bugs into a copy of the sources, one at a time, and
-#                              checks that the simulation finds it
+#   sim.sh bugs [NAME...]      puts each bug of sim/bugs, or these, into a copy of the sources, one at a
+#                              time, and checks that the simulation finds it
 set -euo pipefail
 
 ROOT=$(cd -P "${BASH_SOURCE[0]%/*}/.." && pwd)
@@ -38,7 +38,10 @@ find_bug() {
 }
 
 bugs() {
-  local copy failures=0 bug
+  local copy failures=0 name bug
+  if (($# == 0)); then
+    set -- "$ROOT"/sim/bugs/*.patch
+  fi
   # A target folder of its own: Cargo tells two copies of a workspace apart by their files' times only.
   CARGO_TARGET_DIR+=-bugs
   copy=$CARGO_TARGET_DIR/sources
@@ -46,8 +49,10 @@ bugs() {
   (cd "$ROOT" && git ls-files -z --cached --others --exclude-standard) |
     (cd "$ROOT" && xargs -0 tar -cf - --ignore-failed-read) | tar -xf - -C "$copy"
   cd "$copy"
-  for bug in "$ROOT"/sim/bugs/*.patch; do
-    echo "== $(basename "$bug" .patch)"
+  for name; do
+    name=$(basename "$name" .patch)
+    bug=$ROOT/sim/bugs/$name.patch
+    echo "== $name"
     if ! patch --quiet --forward --strip=1 <"$bug"; then
       echo "sim.sh: $bug does not apply any more; make it anew" >&2
       failures=$((failures + 1))
@@ -67,9 +72,12 @@ case ${1:-} in
     shift
     simulate "$@"
     ;;
-  bugs) bugs ;;
+  bugs)
+    shift
+    bugs "$@"
+    ;;
   *)
-    echo "sim.sh: usage: sim.sh run [ARGUMENT...] | bugs" >&2
+    echo "sim.sh: usage: sim.sh run [ARGUMENT...] | bugs [NAME...]" >&2
     exit 1
     ;;
 esac
