@@ -47,7 +47,7 @@ bugs() {
   copy=$CARGO_TARGET_DIR/sources
   mkdir -p "$copy"
   (cd "$ROOT" && git ls-files -z --cached --others --exclude-standard) |
-    (cd "$ROOT" && xargs -0 tar -cf - --ignore-failed-read) | tar -xf - -C "$copy"
+    (cd "$ROOT" && xargs -0 tar -cf - --ignore-failed-read) | tar -xmf - -C "$copy"
   cd "$copy"
   for name; do
     name=$(basename "$name" .patch)
