@@ -14,7 +14,7 @@ use hydratecache_soak::options::Kind;
 /// 1: some were not. 2: it could not be carried out.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Which transports (default: all that have a broker)
+    /// Which transports (default: Redis and NATS; every connection to PostgreSQL is a process there)
     #[arg(long, value_enum, value_delimiter = ',')]
     transport: Vec<Kind>,
     /// How many subscribers
@@ -39,7 +39,7 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> Result<bool> {
     let kinds = match arguments.transport.as_slice() {
-        [] => &[Kind::Redis, Kind::Nats, Kind::Postgres],
+        [] => &[Kind::Redis, Kind::Nats],
         chosen => chosen,
     };
     let subscribers = usize::from(arguments.subscribers);
