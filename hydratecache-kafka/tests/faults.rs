@@ -4,6 +4,10 @@
 //! The suite's tests of what arrives broken need an envelope; those of a server that hangs up by
 //! command need such a command; and librdkafka looks at limits once a second, so the shortest publish
 //! limits are not kept.
+//!
+//! The README names what Kafka does not keep yet. The suite's tests of that belong here once it does: a
+//! hundred flaps, a fence right after a reconnect, an outage amid a publish to a new topic, the close of
+//! a frozen server, and an address that swallows everything.
 
 #[path = "faults/outage.rs"]
 mod outage;
@@ -28,7 +32,6 @@ hydratecache_testkit::fault_tests! {
     half_a_second_of_jitter_is_no_outage
     a_link_that_carries_one_byte_at_a_time_delivers_all_in_order
     everything_acknowledged_before_a_fence_arrives_before_it_under_load
-    a_fence_right_after_a_reconnect_passes_every_subscription_behind_its_gap
     a_publish_that_waits_for_the_link_keeps_its_place_without_budget
     a_large_batch_that_waits_for_the_link_is_not_overtaken
     publishes_that_wait_for_the_link_arrive_in_the_order_in_which_they_began
