@@ -49,8 +49,8 @@ pub(super) struct Hydrator<T, C> {
     /// When the source is to be read, if it is.
     reload_at: Option<Instant>,
     /// From then on, nothing comes that is older than what the latest gap took with it, or than what was
-    /// missed before the start.
-    settled_at: Instant,
+    /// missed before the start. Forgotten some time after that, so that messages need not ask the clock.
+    settled_at: Option<Instant>,
     /// When the source is to be read for the sake of entries that came before, if there are any.
     settle_at: Option<Instant>,
     /// Until then the source is spared, so that reloads take a tenth of its time at most.
@@ -98,7 +98,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             refills: Refills::new(settings.source.clone(), leases.clone(), settings.source_limit),
             progress: Progress::new(heads.clone()),
             reload_at: reads_first.then_some(now),
-            settled_at: now + SETTLING,
+            settled_at: Some(now + SETTLING),
             settle_at: None,
             rests_until: now,
             backoff: backoff(),
@@ -148,7 +148,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 () = sleep_until(reload_at.unwrap_or_else(Instant::now)), if reload_at.is_some() => {
                     self.reload().await?;
                 }
-                _ = sweep.tick() => self.cache.evict_expired().await,
+                now = sweep.tick() => {
+                    self.settled_at = self.settled_at.filter(|settled_at| now < *settled_at);
+                    self.cache.evict_expired().await;
+                }
             }
         }
     }

@@ -45,20 +45,22 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
 
     /// A gap was told of: what comes now may be older than what was lost.
     pub(super) fn unsettle(&mut self) {
-        self.settled_at = Instant::now() + SETTLING;
+        self.settled_at = Some(Instant::now() + SETTLING);
     }
 
     /// Whether a new key is no more than a claim: its removal may have been lost in a gap, or before the
     /// start, and its put have waited for a lost link meanwhile. A scan that begins later decides.
     pub(super) fn may_be_gone(&self, key: &Key) -> bool {
         let has_scanned = self.settings.source.is_some() && self.reload_at.is_none();
-        has_scanned && Instant::now() < self.settled_at && !self.cache.contains(key)
+        has_scanned
+            && self.settled_at.is_some_and(|settled_at| Instant::now() < settled_at)
+            && !self.cache.contains(key)
     }
 
     /// An entry may be one that is gone: the source is to be read once nothing older can come any
     /// more. What was proven before does not hold for that entry, and nothing is proven until then.
     pub(super) fn reload_when_settled(&mut self) {
-        self.settle_at = Some(self.rests_until.max(self.settled_at));
+        self.settle_at = Some(self.rests_until).max(self.settled_at);
         self.change(|status| {
             status.is_unsettled = true;
             status.proven_at = None;
@@ -70,7 +72,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let began = Instant::now();
         self.reload_at = None;
         self.settle_at =
-            self.settle_at.filter(|_| began < self.settled_at).map(|_| self.settled_at);
+            self.settle_at.and(self.settled_at).filter(|settled_at| began < *settled_at);
         self.ledger.begin_scan();
         let outcome = match self.scan().await {
             ControlFlow::Break(ended) => return Err(ended),
