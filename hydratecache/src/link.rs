@@ -44,6 +44,14 @@ pub struct Peer {
     pub address: Arc<str>,
 }
 
+impl Peer {
+    /// It did not answer for so long.
+    fn no_sign_of_life(&self, limit: Duration) -> Error {
+        let what = format!("{self} gave no sign of life for {limit:?}; the link is taken as lost");
+        Error::new(ErrorKind::Timeout, what)
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at {}", self.name, self.address)

@@ -600,10 +600,3 @@ fn read(fanout: &Fanout, topic: Topic, sender: mpsc::WeakUnboundedSender<Command
         }
     })
 }
-
-pub(super) fn no_sign_of_life(peer: &Peer, limit: Duration) -> Error {
-    Error::new(
-        ErrorKind::Timeout,
-        format!("{peer} gave no sign of life for {limit:?}; the link is taken as lost"),
-    )
-}

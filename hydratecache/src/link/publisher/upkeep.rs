@@ -5,7 +5,6 @@ use tokio::time::{sleep, timeout};
 use super::Current;
 use crate::Result;
 use crate::link::backoff::Pauses;
-use crate::link::subscriber::no_sign_of_life;
 use crate::link::{Connector, End, Peer, Publishing, Settings};
 
 /// Watches the connection and makes a new one when it is lost, without end.
@@ -73,7 +72,7 @@ async fn watch_over(connection: &mut impl Publishing, settings: &Settings, peer:
             alive = alive => match alive {
                 Ok(Ok(())) => {}
                 Ok(Err(why)) => return End::Lost(why),
-                Err(_) => return End::Lost(no_sign_of_life(peer, limit)),
+                Err(_) => return End::Lost(peer.no_sign_of_life(limit)),
             }
         }
     }

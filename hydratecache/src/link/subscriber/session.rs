@@ -7,7 +7,6 @@ use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::no_sign_of_life;
 use crate::fanout::Fanout;
 use crate::link::Peer;
 use crate::{Error, ErrorKind, Fence, Gap, Result, Subscription, Topic};
@@ -151,7 +150,7 @@ impl<C> Session<C> {
     /// Why the connection is given up whose echo is overdue.
     pub(super) fn overdue(&self, peer: &Peer, limit: Duration) -> Error {
         if self.arrived_at.elapsed() >= limit {
-            return no_sign_of_life(peer, limit);
+            return peer.no_sign_of_life(limit);
         }
         let limit = limit * PATIENCE;
         let what = format!(
