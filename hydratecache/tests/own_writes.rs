@@ -7,34 +7,19 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use hydratecache::cache::{GapAction, Replica};
-use hydratecache::memory::{MemoryBroker, MemoryTransport};
+use hydratecache::memory::MemoryBroker;
 use hydratecache::{
     Channel, ErrorKind, FenceScope, Hydrated, Key, Message, Origin, Position, Token, Transport,
 };
-use support::{Table, Watched, within};
+use support::{Scene, Table, within};
 use tokio::time::{Instant, sleep};
 
 type Users = Hydrated<String, Replica<String>>;
 
-struct Scene {
-    writer: Channel<String>,
-    link: MemoryTransport,
-    watched: Watched,
-}
-
 impl Scene {
-    fn new(scope: FenceScope) -> Self {
-        let broker = MemoryBroker::new();
-        let link = broker.connect();
-        let watched = Watched::new(link.clone(), scope);
-        let writer = Channel::new(broker.connect(), "users").expect("legal");
-        Self { writer, link, watched }
-    }
-
     /// Without fences on an interval, so that those on demand can be counted.
     async fn users(&self, on_gap: GapAction, table: Option<&Table>) -> Users {
-        let reader = Channel::new(self.watched.clone(), "users").expect("legal");
-        let builder = Hydrated::builder(reader, Replica::new()).with_hydration(|hydrate| {
+        let builder = Hydrated::builder(self.reader(), Replica::new()).with_hydration(|hydrate| {
             let hydrate = hydrate.with_fence_interval(Duration::from_secs(86_400)).on_gap(on_gap);
             hydrate.with_reload_jitter(Duration::from_secs(5))
         });

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use hydratecache::cache::{GapAction, Mode, Replica, State};
-use hydratecache::memory::{MemoryBroker, MemoryTransport};
 use hydratecache::{Channel, ErrorKind, FenceScope, Hydrated};
-use support::{Fault, Table, Watched, within};
+use support::{Fault, Scene, Table, within};
 use tokio::time::{Instant, sleep};
 
 type Users = Hydrated<String, Replica<String>>;
@@ -16,25 +15,7 @@ type Users = Hydrated<String, Replica<String>>;
 const SHORT: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(3600);
 
-struct Scene {
-    writer: Channel<String>,
-    link: MemoryTransport,
-    watched: Watched,
-}
-
 impl Scene {
-    fn new(scope: FenceScope) -> Self {
-        let broker = MemoryBroker::new();
-        let link = broker.connect();
-        let watched = Watched::new(link.clone(), scope);
-        let writer = Channel::new(broker.connect(), "users").expect("legal");
-        Self { writer, link, watched }
-    }
-
-    fn reader(&self) -> Channel<String> {
-        Channel::new(self.watched.clone(), "users").expect("legal")
-    }
-
     /// Without fences on an interval, so that those on demand can be counted.
     async fn quiet(&self, source: Option<&Table>) -> Users {
         let builder = Hydrated::builder(self.reader(), Replica::new())

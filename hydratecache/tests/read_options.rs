@@ -38,6 +38,13 @@ impl Scene {
             .with_hydration(|hydrate| hydrate.with_mode(Mode::UpdateIfPresent))
     }
 
+    /// Entries live for a minute, and are loaded again in its last ten seconds.
+    async fn refreshing(&self) -> Users {
+        let builder = self.builder().with_refresh_ahead(10 * SECOND);
+        let builder = builder.with_hydration(|hydrate| hydrate.with_max_ttl(MINUTE));
+        builder.start().await.expect("starts")
+    }
+
     /// One more instance, with a link of its own.
     async fn another(&self) -> Users {
         let reader = channel(self.broker.connect());
@@ -116,13 +123,7 @@ async fn an_absence_that_an_update_overtakes_while_it_is_found_is_not_remembered
 #[tokio::test(start_paused = true)]
 async fn a_hot_key_is_loaded_again_before_its_end_and_its_reads_never_wait() {
     let scene = Scene::new();
-    let users = scene
-        .builder()
-        .with_refresh_ahead(10 * SECOND)
-        .with_hydration(|hydrate| hydrate.with_max_ttl(MINUTE))
-        .start()
-        .await
-        .expect("starts");
+    let users = scene.refreshing().await;
     scene.table.write("hot", "1", Some(1));
     scene.table.write("cold", "1", Some(1));
     load(&users, "hot").await;
@@ -166,13 +167,7 @@ async fn a_thread_outside_of_the_runtime_reads_and_begins_a_refresh() {
 #[tokio::test(start_paused = true)]
 async fn a_refresh_that_fails_leaves_the_entry_and_spares_the_source() {
     let scene = Scene::new();
-    let users = scene
-        .builder()
-        .with_refresh_ahead(10 * SECOND)
-        .with_hydration(|hydrate| hydrate.with_max_ttl(MINUTE))
-        .start()
-        .await
-        .expect("starts");
+    let users = scene.refreshing().await;
     scene.table.write("a", "1", Some(1));
     load(&users, "a").await;
     scene.table.set_fault(Some(Fault::Fails));

@@ -13,9 +13,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 use hydratecache::cache::{Loaded, Source, SourceError};
-use hydratecache::memory::MemoryTransport;
+use hydratecache::memory::{MemoryBroker, MemoryTransport};
 use hydratecache::{
-    Fence, FenceScope, Key, Limits, Message, Result, Subscription, Topic, Transport,
+    Channel, Fence, FenceScope, Key, Limits, Message, Result, Subscription, Topic, Transport,
 };
 use tokio::sync::Semaphore;
 
@@ -162,6 +162,27 @@ impl Source<String> for Table {
     fn scan(&self) -> BoxStream<'_, Result<(Key, Loaded<String>), SourceError>> {
         let rows = self.0.by_key.lock().expect("no panic").clone();
         stream::iter(rows.into_iter().map(|(key, row)| Ok((Key::new(key)?, loaded(row))))).boxed()
+    }
+}
+
+/// A writer, and a link of its own for readers whose fences are counted.
+pub(crate) struct Scene {
+    pub(crate) writer: Channel<String>,
+    pub(crate) link: MemoryTransport,
+    pub(crate) watched: Watched,
+}
+
+impl Scene {
+    pub(crate) fn new(scope: FenceScope) -> Self {
+        let broker = MemoryBroker::new();
+        let link = broker.connect();
+        let watched = Watched::new(link.clone(), scope);
+        let writer = Channel::new(broker.connect(), "users").expect("legal");
+        Self { writer, link, watched }
+    }
+
+    pub(crate) fn reader(&self) -> Channel<String> {
+        Channel::new(self.watched.clone(), "users").expect("legal")
     }
 }
 
