@@ -196,15 +196,13 @@ impl Simulation {
         let copy = if is_whole { Copy::Whole } else { Copy::Part };
         self.each(|_, life| {
             let freshness = life.hydration.freshness();
-            {
-                let gaps = life.hydration.stats().gaps;
-                if gaps != std::mem::replace(&mut life.gaps, gaps) {
-                    life.knows_since = Instant::now();
-                }
-                let Life { replica, shown, knows_since, .. } = life;
-                let World { keys, oracle, .. } = &*self.world;
-                oracle.judge(keys, replica, freshness, copy, *knows_since, shown);
+            let gaps = life.hydration.stats().gaps;
+            if gaps != std::mem::replace(&mut life.gaps, gaps) {
+                life.knows_since = Instant::now();
             }
+            let Life { replica, shown, knows_since, .. } = life;
+            let World { keys, oracle, .. } = &*self.world;
+            oracle.judge(keys, replica, freshness, copy, *knows_since, shown);
         });
     }
 
