@@ -312,9 +312,9 @@ impl KafkaConfig {
             .set("fetch.message.max.bytes", self.max_record_bytes().max(1 << 20).to_string())
             .set("receive.message.max.bytes", (max_bytes + (1 << 20)).to_string())
             .set("queued.max.messages.kbytes", (max_bytes / 1024).to_string());
-        // Where it says that a topic was made anew: see `context.rs`.
-        let debug = client.get("debug").map_or("metadata".into(), |own| format!("{own},metadata"));
-        client.set("debug", debug);
+        // Where it says that a topic was made anew, and that a connection was lost: see `context.rs`.
+        let debug = ["broker", "metadata"].into_iter().chain(self.client.get("debug"));
+        client.set("debug", debug.collect::<Vec<_>>().join(","));
         client.set_log_level(RDKafkaLogLevel::Debug);
         client
     }

@@ -16,6 +16,8 @@ use crate::error::is_of_the_link;
 #[derive(Debug, Default)]
 pub(crate) struct Context {
     heard: Mutex<Heard>,
+    /// The brokers that this client is connected to, by the library's names for them.
+    connected: Mutex<BTreeSet<String>>,
     /// How many events were heard, ever: who polls can tell whether a poll served one.
     events: AtomicU64,
     /// The user asked for librdkafka's debug lines.
@@ -24,7 +26,7 @@ pub(crate) struct Context {
 
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
-    /// The latest error of a connection.
+    /// The latest error of a connection, or the one that says most.
     pub(crate) link: Option<Code>,
     /// Kafka topics that were deleted and made anew.
     pub(crate) made_anew: BTreeSet<String>,
@@ -45,6 +47,20 @@ impl Context {
         std::mem::take(&mut *self.lock())
     }
 
+    /// Whether there is a connection to a broker that may hold partitions.
+    pub(crate) fn is_connected(&self) -> bool {
+        !self.connected.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    fn changed_state(&self, broker: &str, is_up: bool) {
+        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_up {
+            connected.insert(broker.to_owned());
+        } else {
+            connected.remove(broker);
+        }
+    }
+
     /// The offset at which the partition ended that a poll by this thread just reported.
     pub(crate) fn take_end(&self) -> Option<i64> {
         self.lock().end.take()
@@ -63,11 +79,20 @@ impl ClientContext for Context {
                 if let Some(topic) = made_anew(facility, line) {
                     self.lock().made_anew.insert(topic.to_owned());
                 }
+                if let Some((broker, is_up)) = changed_state(facility, line) {
+                    self.changed_state(broker, is_up);
+                }
+                if is_hidden_failure(facility, line) {
+                    self.lock().link = Some(Code::BrokerTransportFailure);
+                }
                 if self.shows_debug {
                     tracing::debug!(messaging.system = "kafka", facility, line);
                 }
             }
-            RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
+            RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Warning => {
+                if is_disconnect(facility, line) {
+                    self.lock().link = Some(Code::BrokerTransportFailure);
+                }
                 tracing::debug!(messaging.system = "kafka", facility, line);
             }
             // Errors of connections come as events too, which are told where they matter.
@@ -79,10 +104,15 @@ impl ClientContext for Context {
         self.events.fetch_add(1, Ordering::Relaxed);
         match error.rdkafka_error_code() {
             Some(Code::PartitionEOF) => self.lock().end = end_of_partition(reason),
-            // Nothing of ours goes to the group's coordinator.
-            Some(code) if is_of_the_link(code) && !reason.starts_with("GroupCoordinator") => {
+            Some(code) if is_of_the_link(code) && !reason.starts_with(COORDINATOR) => {
                 tracing::debug!(messaging.system = "kafka", %code, reason);
-                self.lock().link = Some(code);
+                let code =
+                    if reason.contains(SETUP_TIMED_OUT) { Code::OperationTimedOut } else { code };
+                let mut heard = self.lock();
+                // That none is left says less than why the last one is gone.
+                if code != Code::AllBrokersDown || heard.link.is_none() {
+                    heard.link = Some(code);
+                }
             }
             _ => tracing::debug!(messaging.system = "kafka", %error, reason),
         }
@@ -96,10 +126,50 @@ impl ConsumerContext for Context {}
 fn made_anew<'a>(facility: &str, line: &'a str) -> Option<&'a str> {
     const NEVER_KNOWN: &str = "AAAAAAAAAAAAAAAAAAAAAA";
     let is_metadata = facility == "METADATA";
-    // Behind the name of librdkafka's thread.
     let line = line.split_once("Topic ").filter(|_| is_metadata)?.1;
     let (topic, ids) = line.split_once(" changed id from ")?;
     (!ids.starts_with(NEVER_KNOWN)).then_some(topic)
+}
+
+/// librdkafka's word for a broker that takes a connection and does not answer.
+const SETUP_TIMED_OUT: &str = "Connection setup timed out";
+
+/// The name of a broker that nothing of ours goes to.
+const COORDINATOR: &str = "GroupCoordinator";
+
+/// Whether a text that begins with the name of a broker is about one that may hold partitions: the group's
+/// coordinator holds none, and those of the settings are replaced once the brokers' own names are known.
+fn is_of_a_holder(text: &str) -> bool {
+    let name = text.split_once(": ").map_or(text, |(name, _)| name);
+    !name.starts_with(COORDINATOR) && !name.ends_with("/bootstrap")
+}
+
+/// Which broker got connected, or lost its connection, as a line of the log says.
+fn changed_state<'a>(facility: &str, line: &'a str) -> Option<(&'a str, bool)> {
+    let line =
+        Some(behind_thread(line)).filter(|line| facility == "STATE" && is_of_a_holder(line))?;
+    let (broker, states) = line.split_once(": Broker changed state ")?;
+    let (_, state) = states.split_once(" -> ")?;
+    Some((broker, matches!(state, "UP" | "REAUTH")))
+}
+
+/// Whether the line of the log says that a connection in use was closed. The library tells nobody else
+/// (`rd_kafka_broker_conn_closed` in `rdkafka_broker.c`).
+fn is_disconnect(facility: &str, line: &str) -> bool {
+    facility == "FAIL" && is_of_a_holder(behind_thread(line))
+}
+
+/// Whether the line says that a connection failed like the one before, which the library logs, and tells,
+/// no more for 30 s (`rd_kafka_broker_set_error`). One that was closed because it was idle does not count:
+/// it was not in use for 60 s, so there was no failure shortly before.
+fn is_hidden_failure(facility: &str, line: &str) -> bool {
+    let is_of_the_link = line.contains(" (_TRANSPORT): ") || line.contains(" (_TIMED_OUT): ");
+    is_disconnect(facility, line) && is_of_the_link && line.ends_with(": error log suppressed")
+}
+
+/// The line without the name of librdkafka's thread.
+fn behind_thread(line: &str) -> &str {
+    line.split_once("]: ").map_or(line, |(_, line)| line)
 }
 
 /// Where a partition ends, which only the text of the event says.
@@ -119,6 +189,54 @@ mod tests {
         let first = "[thrd:main]: Topic a changed id from AAAAAAAAAAAAAAAAAAAAAA to b2c1";
         assert_eq!(made_anew("METADATA", first), None);
         assert_eq!(made_anew("METADATA", "[thrd:main]: Topic a [0] Leader 1 Epoch 0"), None);
+    }
+
+    #[test]
+    fn a_connection_that_was_closed_while_in_use_is_heard_of_each_time() {
+        let heard = |level, line: &str| {
+            let context = Context::default();
+            context.log(level, "FAIL", line);
+            context.take().link.is_some()
+        };
+        let (first, idle) = ("(after 812ms in state UP)", "(after 600012ms in state UP)");
+        let line = format!("[thrd:host:9092/1]: host:9092/1: Disconnected {first}");
+        assert!(heard(RDKafkaLogLevel::Info, &line));
+        assert!(!heard(RDKafkaLogLevel::Debug, &format!("{line} (_TRANSPORT)")), "told above");
+        let again = "(_TRANSPORT): identical to last error: error log suppressed";
+        assert!(heard(RDKafkaLogLevel::Debug, &format!("{line} {again}")));
+        let line = format!("[thrd:host:9092/1]: host:9092/1: Disconnected {idle}");
+        let once_more = "(_TRANSPORT): identical to last error";
+        assert!(!heard(RDKafkaLogLevel::Debug, &format!("{line} {once_more}")));
+        for broker in ["GroupCoordinator", "host:9092/bootstrap"] {
+            let line = format!("[thrd:{broker}]: {broker}: Disconnected");
+            assert!(!heard(RDKafkaLogLevel::Info, &line), "{line}");
+        }
+    }
+
+    #[test]
+    fn it_is_connected_while_a_broker_that_may_hold_partitions_is() {
+        let context = Context::default();
+        let goes = |broker: &str, states: &str| {
+            let line = format!("[thrd:{broker}]: {broker}: Broker changed state {states}");
+            context.log(RDKafkaLogLevel::Debug, "STATE", &line);
+            context.is_connected()
+        };
+        assert!(!goes("host:9092/bootstrap", "APIVERSION_QUERY -> UP"));
+        assert!(!goes("GroupCoordinator", "APIVERSION_QUERY -> UP"));
+        assert!(!goes("host:9092/1", "CONNECT -> APIVERSION_QUERY"));
+        assert!(goes("host:9092/1", "APIVERSION_QUERY -> UP"));
+        assert!(goes("host:9093/2", "APIVERSION_QUERY -> UP"));
+        assert!(goes("host:9092/1", "UP -> DOWN"));
+        assert!(!goes("host:9093/2", "UP -> DOWN"));
+    }
+
+    #[test]
+    fn a_server_that_answers_nothing_is_a_limit_that_passed() {
+        let context = Context::default();
+        let why = "host:9092/1: Connection setup timed out in state APIVERSION_QUERY";
+        context.error(KafkaError::Global(Code::BrokerTransportFailure), why);
+        context.error(KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down");
+        assert_eq!(context.take().link, Some(Code::OperationTimedOut));
     }
 
     #[test]

@@ -102,6 +102,11 @@ fn kind(attempt: Attempt, code: Code) -> ErrorKind {
     }
 }
 
+/// Whether the same question may have another answer soon.
+pub(crate) fn is_passing(code: Code) -> bool {
+    matches!(kind(Attempt::Prepare, code), ErrorKind::Unavailable | ErrorKind::Timeout)
+}
+
 /// Whether the error says that the way to a broker is gone.
 pub(crate) fn is_of_the_link(code: Code) -> bool {
     matches!(

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::blocking::{OffRuntime, blocking};
 use crate::config::{KafkaConfig, MissingTopics, NewTopic};
-use crate::error::{Attempt, from_code, from_kafka, is_missing};
+use crate::error::{Attempt, from_code, from_kafka, is_missing, is_passing};
 use crate::publisher::Producer;
 use making::Unmade;
 
@@ -63,7 +63,7 @@ impl Opener {
     /// How many partitions the Kafka topic `name` has; makes it, if it is missing and that is
     /// allowed.
     pub(crate) async fn open(&self, name: &str, deadline: Instant) -> Result<usize> {
-        let begun = Instant::now();
+        let mut begun = Instant::now();
         let mut made = Made::NotYet;
         loop {
             let code = match self.ask(name, deadline).await? {
@@ -73,6 +73,10 @@ impl Opener {
             let is_late = Instant::now() + PAUSE >= deadline;
             if !is_missing(code) && (is_late || !is_passing(code)) {
                 return Err(from_code(Attempt::Prepare, self.place(name), code));
+            }
+            if !is_missing(code) {
+                // Nobody makes a topic while the brokers cannot be asked.
+                begun = Instant::now();
             }
             if is_missing(code) && made == Made::NotYet {
                 made = self.let_it_be_made(name, deadline).await?;
@@ -242,19 +246,4 @@ enum Made {
     Looked,
     /// It should be there, and was promised.
     Late,
-}
-
-/// Whether the same question may have another answer soon.
-fn is_passing(code: Code) -> bool {
-    matches!(
-        code,
-        Code::LeaderNotAvailable
-            | Code::OperationTimedOut
-            | Code::BrokerTransportFailure
-            | Code::AllBrokersDown
-            | Code::RequestTimedOut
-            | Code::Resolve
-            | Code::NotController
-            | Code::NetworkException
-    )
 }

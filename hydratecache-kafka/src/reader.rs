@@ -135,6 +135,7 @@ impl Reader {
             routes: HashMap::new(),
             slots: HashMap::new(),
             fences: Fences::default(),
+            is_waiting_for_connection: false,
             held: Vec::new(),
         };
         let run = move || {
@@ -218,6 +219,8 @@ struct Reading {
     /// Which partition a queue belongs to.
     slots: HashMap<Slot, (Topic, usize)>,
     fences: Fences,
+    /// The brokers answered, and this client has no connection to them yet.
+    is_waiting_for_connection: bool,
     /// Partitions that wait for their topic's readers to catch up, and since when.
     held: Vec<(Slot, Instant)>,
 }
@@ -413,14 +416,19 @@ impl Reading {
         for slot in slots {
             while self.is_in_use(slot) && !self.read(slot) {}
         }
+        self.is_waiting_for_connection = false;
         for route in self.routes.values_mut() {
             route.down(why);
         }
     }
 
-    /// The brokers answer again. They kept what was published meanwhile, so there is no gap.
+    /// The brokers answer again. They kept what was published meanwhile, so there is no gap. Readers
+    /// are told once this client is connected too: the question was another one's.
     fn up(&mut self) {
-        self.routes.values_mut().for_each(Route::up);
+        self.is_waiting_for_connection = !self.consumer.context().is_connected();
+        if !self.is_waiting_for_connection {
+            self.routes.values_mut().for_each(Route::up);
+        }
     }
 
     fn is_in_use(&self, slot: Slot) -> bool {
@@ -482,6 +490,8 @@ impl Reading {
         if let Some(code) = heard.link {
             // Nobody hears it when the transport is being closed.
             let _ = self.troubles.send(from_code(Attempt::Read, &self.settings.address, code));
+        } else if self.is_waiting_for_connection {
+            self.up();
         }
         for name in heard.made_anew {
             let topic = self.routes.iter().find(|(_, route)| route.name == name);

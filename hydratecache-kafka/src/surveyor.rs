@@ -59,9 +59,13 @@ impl Surveyor {
         match answer {
             Ok(_) => Ok(()),
             // The reason, where one is known: a wait that ended says nothing.
-            Err(error) => Err(match heard {
-                Some(code) => from_code(attempt, &self.address, code),
-                None => from_kafka(attempt, &self.address, &error),
+            Err(error) => Err(match (heard, error.rdkafka_error_code()) {
+                (Some(code), _) => from_code(attempt, &self.address, code),
+                // No connection was ready in time, and none failed.
+                (None, Some(Code::BrokerTransportFailure)) => {
+                    from_code(attempt, &self.address, Code::OperationTimedOut)
+                }
+                (None, _) => from_kafka(attempt, &self.address, &error),
             }),
         }
     }
