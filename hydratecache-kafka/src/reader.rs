@@ -428,6 +428,7 @@ impl Reading {
         self.is_waiting_for_connection = !self.consumer.context().is_connected();
         if !self.is_waiting_for_connection {
             self.routes.values_mut().for_each(Route::up);
+            self.pass_all_fences();
         }
     }
 

@@ -83,10 +83,7 @@ impl Reading {
             }
         }
         self.fences.passed(vec![fence]);
-        let topics: Vec<Topic> = self.routes.keys().cloned().collect();
-        for topic in topics {
-            self.pass_fences(&topic);
-        }
+        self.pass_all_fences();
     }
 
     fn await_fence_in(&mut self, topic: &Topic, fence: Fence, ends: Vec<i64>) {
@@ -108,9 +105,19 @@ impl Reading {
         }
     }
 
-    /// Puts the fences that a topic has passed into its subscriptions.
+    pub(super) fn pass_all_fences(&mut self) {
+        let topics: Vec<Topic> = self.routes.keys().cloned().collect();
+        for topic in topics {
+            self.pass_fences(&topic);
+        }
+    }
+
+    /// Puts the fences that a topic has passed into its subscriptions: none before their link is told to
+    /// be back.
     pub(super) fn pass_fences(&mut self, topic: &Topic) {
-        let Some(route) = self.routes.get_mut(topic) else { return };
+        let Some(route) = self.routes.get_mut(topic).filter(|route| !route.is_down()) else {
+            return;
+        };
         let mut passed = Vec::new();
         while let Some(fence) = route.progress.passed() {
             if route.lost.is_none() {

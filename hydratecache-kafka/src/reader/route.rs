@@ -110,6 +110,11 @@ impl Route {
         self.is_down = true;
     }
 
+    /// Whether readers take the link for lost.
+    pub(super) fn is_down(&self) -> bool {
+        self.is_down
+    }
+
     /// The link is back. The brokers kept what was published meanwhile, unless a gap is owed.
     pub(super) fn up(&mut self) {
         if std::mem::take(&mut self.is_down) {
