@@ -1,6 +1,7 @@
 //! librdkafka's calls that wait, kept off the runtime's threads.
 
 use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hydratecache::{Error, ErrorKind, Result};
 use tokio::runtime::Handle;
@@ -41,5 +42,32 @@ impl<T: Send + 'static> Drop for OffRuntime<T> {
             Ok(runtime) => drop(runtime.spawn_blocking(move || drop(client))),
             Err(_) => drop(client),
         }
+    }
+}
+
+/// A client until the transport is closed: a future that nobody polls any more does not keep it, and its
+/// connections.
+#[derive(Debug)]
+pub(crate) struct Closable<T: Send + 'static>(Mutex<Option<Arc<OffRuntime<T>>>>);
+
+impl<T: Send + 'static> Closable<T> {
+    pub(crate) fn new(client: T) -> Self {
+        Self(Mutex::new(Some(Arc::new(OffRuntime::new(client)))))
+    }
+
+    /// The client, which the caller holds for one step only.
+    ///
+    /// # Errors
+    /// `Closed` once it is closed.
+    pub(crate) fn get(&self) -> Result<Arc<OffRuntime<T>>> {
+        let client = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        client.ok_or_else(|| {
+            let what = "the transport to Kafka was closed; connect a new one";
+            Error::new(ErrorKind::Closed, what)
+        })
+    }
+
+    pub(crate) fn close(&self) -> Option<Arc<OffRuntime<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep};
 
-use crate::blocking::{OffRuntime, blocking};
+use crate::blocking::{Closable, blocking};
 use crate::config::{KafkaConfig, MissingTopics, NewTopic};
 use crate::error::{Attempt, from_code, from_kafka, is_missing, is_passing};
 use crate::publisher::Producer;
@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Asks through the publishing client: it must know the partitions that publishes name.
 pub(crate) struct Opener {
-    producer: Arc<OffRuntime<Producer>>,
+    producer: Closable<Producer>,
     /// For clients that make topics.
     client: ClientConfig,
     missing_topics: MissingTopics,
@@ -48,7 +48,7 @@ pub(crate) struct Opener {
 impl Opener {
     pub(crate) fn new(config: &KafkaConfig, producer: Producer) -> Self {
         Self {
-            producer: Arc::new(OffRuntime::new(producer)),
+            producer: Closable::new(producer),
             client: config.surveyor(),
             missing_topics: config.missing_topics,
             brokers_make: OnceCell::new(),
@@ -56,7 +56,7 @@ impl Opener {
         }
     }
 
-    pub(crate) fn producer(&self) -> &Producer {
+    pub(crate) fn producer(&self) -> &Closable<Producer> {
         &self.producer
     }
 
@@ -134,7 +134,7 @@ impl Opener {
 
     /// One question: the inner error is what the broker says of the topic.
     async fn ask(&self, name: &str, deadline: Instant) -> Result<Result<usize, Code>> {
-        let (producer, name, place) = (self.producer.clone(), name.to_owned(), self.place(name));
+        let (producer, name, place) = (self.producer.get()?, name.to_owned(), self.place(name));
         let left = deadline.saturating_duration_since(Instant::now());
         let limit = left.clamp(Duration::from_millis(1), QUESTION_LIMIT);
         let question = move || {
@@ -197,7 +197,7 @@ impl Opener {
 
     /// A topic beside which Kafka does not make the topic `name`.
     async fn twin(&self, name: &str) -> Option<String> {
-        let producer = self.producer.clone();
+        let producer = self.producer.get().ok()?;
         let (wanted, name) = (unified(name), name.to_owned());
         let look = move || {
             let all = producer.client().fetch_metadata(None, QUESTION_LIMIT);

@@ -131,12 +131,13 @@ impl Publisher {
         batch: &[Message],
         room: Taken,
     ) -> Result<Handed> {
+        let producer = self.opener.producer().get()?;
         let records = state.address(batch);
         let count = records.len();
         let marks = records.iter().filter_map(|record| record.mark).collect();
         let (delivery, outcome) = Delivery::of(count, room);
         for (sent, record) in records.into_iter().enumerate() {
-            let queued = self.opener.producer().enqueue(&lane.name, record, &delivery);
+            let queued = producer.enqueue(&lane.name, record, &delivery);
             let Err(error) = queued else { continue };
             // The topic may be gone, or have fewer partitions.
             state.forget();

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::blocking::{OffRuntime, blocking};
+use crate::blocking::{Closable, blocking};
 use crate::config::KafkaConfig;
 use crate::context::Context;
 use crate::error::Attempt;
@@ -43,7 +43,7 @@ struct Open {
     reader: Reader,
     publisher: Arc<Publisher>,
     opener: Arc<Opener>,
-    surveyor: Arc<OffRuntime<Surveyor>>,
+    surveyor: Closable<Surveyor>,
     requests: mpsc::UnboundedSender<AskingForFence>,
     closing: CancellationToken,
     keeper: Mutex<Option<AbortOnDropHandle<()>>>,
@@ -66,8 +66,8 @@ impl KafkaTransport {
     }
 
     pub(crate) async fn open(config: KafkaConfig) -> Result<Self> {
-        let surveyor = Arc::new(OffRuntime::new(Surveyor::new(&config).map_err(unusable)?));
-        let (asked, limit) = (surveyor.clone(), config.connect_limit);
+        let surveyor = Closable::new(Surveyor::new(&config).map_err(unusable)?);
+        let (asked, limit) = (surveyor.get()?, config.connect_limit);
         blocking(move || asked.sign_of_life(Attempt::Connect, limit)).await?;
         let context = Context::new(config.shows_debug());
         let producer = Producer::new(&config.producer(), context).map_err(unusable)?;
@@ -78,7 +78,7 @@ impl KafkaTransport {
         let (requests, receiver) = mpsc::unbounded_channel();
         let closing = CancellationToken::new();
         let keeper = Keeper {
-            surveyor: surveyor.clone(),
+            surveyor: surveyor.get()?,
             opener: opener.clone(),
             publisher: publisher.clone(),
             inbox: reader.inbox(),
@@ -173,7 +173,7 @@ async fn subscribe(open: &Arc<Open>, topic: Topic, deadline: Instant) -> Result<
     let name = kafka_name(&topic);
     let partitions = open.opener.open(&name, deadline).await?;
     let surveyed = Surveyed { topic: topic.clone(), name: name.clone(), partitions };
-    let surveyor = open.surveyor.clone();
+    let surveyor = open.surveyor.get()?;
     let left = deadline.saturating_duration_since(Instant::now());
     let survey = move || surveyor.survey(Attempt::Subscribe, &[surveyed], left);
     let mut ends = Vec::new();
@@ -248,7 +248,10 @@ impl Open {
         self.closing.cancel();
         let ended = timeout(CLOSE_LIMIT, self.reader.close());
         let _ = join(ended, self.publisher.close()).await;
-        self.opener.producer().abandon();
+        self.surveyor.close();
+        if let Some(producer) = self.opener.producer().close() {
+            producer.abandon();
+        }
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(keeper) = keeper {
             // It ends with its next step, or is aborted.
