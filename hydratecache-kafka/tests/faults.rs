@@ -4,10 +4,6 @@
 //! The suite's tests of what arrives broken need an envelope; those of a server that hangs up by
 //! command need such a command; and librdkafka looks at limits once a second, so the shortest publish
 //! limits are not kept.
-//!
-//! The README names what Kafka does not keep yet. The suite's tests of that belong here once it does: a
-//! hundred flaps, a fence right after a reconnect, an outage amid a publish to a new topic, the close of
-//! a frozen server, and an address that swallows everything.
 
 #[path = "faults/outage.rs"]
 mod outage;
@@ -46,7 +42,6 @@ hydratecache_testkit::fault_tests! {
     an_address_that_swallows_everything_is_an_error_within_five_seconds
     an_outage_shorter_than_the_limit_delays_a_publish_and_no_more
     a_reader_that_panics_takes_nobody_along
-    a_thousand_topics_over_a_constant_number_of_connections_survive_a_restart
     readers_that_come_and_go_at_once_leave_no_subscription_and_miss_nothing
     a_subscription_cut_before_its_proof_is_an_error_or_hears_everything
     a_subscription_whose_proof_is_always_cut_is_an_error_in_time
