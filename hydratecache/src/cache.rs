@@ -35,6 +35,7 @@ mod refills;
 mod replica;
 mod source;
 mod stats;
+mod verifier;
 
 use std::fmt;
 use std::sync::Arc;
@@ -50,6 +51,7 @@ pub use policy::{GapAction, Mode};
 pub use replica::{Pinned, Replica};
 pub use source::{Loaded, Snapshot, Source, SourceError};
 pub use stats::HydrationStats;
+pub use verifier::{Agreement, Divergence, DivergenceKind, Verifier};
 
 use crate::{Key, Version};
 use deadline::Deadline;

@@ -107,4 +107,21 @@ impl Source<u64> for Database {
         };
         stream::iter(keys).then(row).filter_map(std::future::ready).boxed()
     }
+
+    fn keys_after(
+        &self,
+        after: Option<Key>,
+        most: usize,
+    ) -> BoxFuture<'_, Result<Option<Vec<Key>>, SourceError>> {
+        async move {
+            self.pause().await;
+            let state = self.lock();
+            if state.is_failing {
+                return Err("the simulated database fails".into());
+            }
+            let is_behind = |key: &&Key| after.as_ref().is_none_or(|after| *key > after);
+            Ok(Some(state.rows.keys().filter(is_behind).take(most).cloned().collect()))
+        }
+        .boxed()
+    }
 }

@@ -8,7 +8,7 @@ use crate::silence::Heard;
 use fastrand::Rng;
 use futures::StreamExt;
 use futures::future::{join_all, join4};
-use hydratecache::cache::{Hydration, Mode, Replica};
+use hydratecache::cache::{Hydration, Mode, Replica, Verifier};
 use hydratecache::link::Settings;
 use hydratecache::{Channel, FenceScope, Key, Origin, Result, Transport, Ttl, WallClock};
 use tokio::sync::watch;
@@ -123,7 +123,8 @@ async fn run(world: Arc<World>, site: Arc<Site>, mut rng: Rng, slot: Arc<Mutex<O
         again(async || {
             let hydrate = channel.hydrate(replica.clone()).with_mode(plan.mode);
             if plan.truth.has_source() {
-                hydrate.with_source(world.database.clone()).await
+                let verifier = verifier(&world, &site, &replica);
+                hydrate.with_source(world.database.clone()).with_verifier(verifier).await
             } else {
                 hydrate.await
             }
@@ -151,6 +152,26 @@ async fn run(world: Arc<World>, site: Arc<Site>, mut rng: Rng, slot: Arc<Mutex<O
     let fills = fill(&world, &replica, &hydration, rng.fork());
     let proves = prove(&world, &hydration, rng.fork());
     join4(listens, writes, fills, proves).await;
+}
+
+/// Compares the replica with the database, and has what it reports judged.
+fn verifier(world: &Arc<World>, site: &Site, replica: &Replica<u64>) -> Verifier<u64> {
+    let verifying = world.plan.verifying;
+    let (world, node, replica) = (world.clone(), site.node, replica.clone());
+    let verifier = Verifier::new()
+        .with_interval(verifying.interval)
+        .with_patience(verifying.patience)
+        .on_divergence(move |divergence| {
+            let key = world.keys.iter().position(|key| *key == divergence.key);
+            let key = key.expect("one of the keys");
+            world.oracle.note("diverges", &[node as u64, key as u64]);
+            // What was repaired is not there any more to be judged.
+            if !divergence.is_repaired {
+                let shown = replica.get(divergence.key.as_str()).map(|value| *value);
+                world.oracle.diverges(node, key, shown, verifying.patience);
+            }
+        });
+    if verifying.repairs { verifier.with_repairs() } else { verifier }
 }
 
 /// Tries until it succeeds.

@@ -41,6 +41,8 @@ struct Write {
     is_put: bool,
     /// Where the clocks decide, known once it is accepted.
     rank: Option<Rank>,
+    /// When the database had it.
+    committed_at: Option<Instant>,
     /// When the value's life ends, if it has an end.
     ends_at: Option<Instant>,
 }
@@ -93,7 +95,7 @@ impl Oracle {
     /// A write is about to happen. Returns its number, which is also the value that it puts.
     pub(crate) fn write(&self, key: Option<usize>, is_put: bool, ends_at: Option<Instant>) -> u64 {
         let mut state = self.lock();
-        state.writes.push(Write { key, is_put, rank: None, ends_at });
+        state.writes.push(Write { key, is_put, rank: None, committed_at: None, ends_at });
         state.writes.len() as u64 - 1
     }
 
@@ -101,7 +103,9 @@ impl Oracle {
     pub(crate) fn committed(&self, write: u64, number: u64) {
         let mut state = self.lock();
         state.note("committed", &[write, number]);
-        state.writes[index(write)].rank = Some((number, 0));
+        let write = &mut state.writes[index(write)];
+        write.rank = Some((number, 0));
+        write.committed_at = Some(Instant::now());
     }
 
     /// The broker has it.
@@ -139,6 +143,12 @@ impl Oracle {
             let entry = replica.entry(key.as_str()).map(|entry| **entry.value());
             state.judge(index, entry, proven, copy, shown);
         }
+    }
+
+    /// The verifier of `node` says that what is `shown` for `key` differs for longer than `patience`
+    /// from what the database has.
+    pub(crate) fn diverges(&self, node: usize, key: usize, shown: Option<u64>, patience: Duration) {
+        self.lock().judge_divergence(node, key, shown, patience);
     }
 
     /// The newest accepted write of a key that was accepted after `since`, and whether it is a put.
@@ -229,6 +239,32 @@ impl State {
             self.violation(format_args!("node {node} shows {value} for key {key} after its end"));
         }
         shown.newest[key] = shown.newest[key].max(rank);
+    }
+
+    /// What is `shown` must have been wrong for `patience` already.
+    fn judge_divergence(
+        &mut self,
+        node: usize,
+        key: usize,
+        shown: Option<u64>,
+        patience: Duration,
+    ) {
+        let is_old = |write: &&Write| {
+            let concerns = write.key.is_none_or(|other| other == key);
+            concerns && write.committed_at.is_some_and(|at| at.elapsed() >= patience)
+        };
+        let old = self.writes.iter().filter(is_old);
+        let newest = old.clone().filter_map(|write| write.rank).max();
+        let is_true = match shown {
+            Some(value) => self.writes[index(value)].rank < newest,
+            None => old.clone().any(|write| write.is_put),
+        };
+        if !is_true {
+            self.violation(format_args!(
+                "node {node} reports that {shown:?} for key {key} is wrong, and the newest that is \
+                 {patience:?} old is {newest:?}"
+            ));
+        }
     }
 
     /// The newest that was accepted before `at`, and after `since`.

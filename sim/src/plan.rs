@@ -35,6 +35,19 @@ pub struct Plan {
     pub(crate) active: Duration,
     /// What goes wrong, in order.
     pub(crate) faults: Vec<(Duration, Fault)>,
+    /// How the replicas are compared with the source, if there is one.
+    pub(crate) verifying: Verifying,
+}
+
+/// How the replicas are compared with the source.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Verifying {
+    /// The pause between two questions, on average.
+    pub(crate) interval: Duration,
+    /// How long a difference may last.
+    pub(crate) patience: Duration,
+    /// Whether what differs is repaired.
+    pub(crate) repairs: bool,
 }
 
 /// What makes one write of a key newer than another, and where that can be read.
@@ -130,6 +143,11 @@ impl Plan {
             loss,
             active,
             faults,
+            verifying: Verifying {
+                interval: Duration::from_millis(rng.u64(20..=1_000)),
+                patience: Duration::from_millis(rng.u64(500..=8_000)),
+                repairs: rng.bool(),
+            },
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
-use hydratecache::cache::{Mode, State};
+use hydratecache::cache::{Entry, LocalCache, Mode, State};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -20,6 +20,9 @@ use crate::world::World;
 /// How long everything has to settle after the last fault: longer than the longest pause between two
 /// attempts to read the source.
 const SETTLING: Duration = Duration::from_secs(75);
+
+/// How long a verifier has to find what was spoiled: two rounds through all keys, and its patience.
+const REPAIRING: Duration = Duration::from_secs(40);
 
 /// What a simulation found.
 #[derive(Debug)]
@@ -207,7 +210,7 @@ impl Simulation {
     }
 
     /// Everything is healed: in the end all replicas are right, and know it.
-    async fn settle(&self) {
+    async fn settle(&mut self) {
         let healed_at = Instant::now();
         self.world.oracle.note("settling", &[]);
         // Some writes come after the last fault. Where messages are lost on their way, the last ones
@@ -219,12 +222,34 @@ impl Simulation {
         sleep(Duration::from_secs(1)).await;
         self.broker.set_faults(0.0, 0.0);
         let until = Instant::now() + SETTLING;
-        while Instant::now() < until && !self.world.oracle.has_violations() {
+        while Instant::now() + REPAIRING < until && !self.world.oracle.has_violations() {
             sleep(Duration::from_secs(1)).await;
             self.judge();
         }
+        self.spoil().await;
         sleep_until(until).await;
         self.each(|node, life| self.judge_end(node, life, healed_at));
+    }
+
+    /// Makes an entry of each replica wrong behind everyone's back, where that is to be found and
+    /// repaired.
+    async fn spoil(&mut self) {
+        let World { plan, oracle, keys, .. } = &*self.world;
+        if !plan.truth.has_source() || !plan.verifying.repairs {
+            return;
+        }
+        let mut replicas = Vec::new();
+        self.each(|_, life| replicas.push(life.replica.clone()));
+        for replica in replicas {
+            let key = self.rng.usize(0..keys.len());
+            oracle.note("spoiled", &[key as u64]);
+            if self.rng.bool() {
+                replica.remove(&keys[key], None).await;
+            } else {
+                // It takes the version of the entry that it replaces.
+                replica.put(&keys[key], Entry::new(u64::MAX)).await;
+            }
+        }
     }
 
     fn judge_end(&self, node: usize, life: &Life, healed_at: Instant) {

@@ -9,7 +9,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::hydrator::Hydrator;
-use super::{GapAction, Hydration, LocalCache, Mode, Source};
+use super::verifier::{self, Verifier};
+use super::{GapAction, Hydration, LocalCache, Mode, ReadCache, Source};
 use crate::transport::Gap;
 use crate::{Channel, Error, ErrorKind, Result};
 
@@ -51,6 +52,8 @@ pub(super) struct Settings<T> {
     pub(super) expiry_jitter: f64,
     /// How long entries are kept beyond their end, for readers who know that.
     pub(super) kept_beyond_end: Duration,
+    /// Verifies the cache, if that is wanted.
+    pub(super) verifying: Option<verifier::Begin<T>>,
 }
 
 impl<T> Settings<T> {
@@ -90,6 +93,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
             fence_interval: None,
             expiry_jitter: 0.0,
             kept_beyond_end: Duration::ZERO,
+            verifying: None,
         };
         Self { channel, cache, settings }
     }
@@ -177,6 +181,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
                 "GapAction::Reload needs a source; give one with with_source, or choose Clear",
             ));
         }
+        if self.settings.verifying.is_some() && self.settings.source.is_none() {
+            let what = "a verifier compares with a source; give one with with_source";
+            return Err(Error::new(ErrorKind::InvalidInput, what));
+        }
         if !(0.0..=1.0).contains(&self.settings.expiry_jitter) {
             let what = "the jitter of expiry is a part of an entry's life: from 0 to 1";
             return Err(Error::new(ErrorKind::InvalidInput, what));
@@ -187,6 +195,16 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
         let transport = &self.channel.0.transport;
         let signals = transport.subscribe(self.channel.0.topic.clone()).await?;
         Ok(Hydrator::start(self.channel.0, self.cache, self.settings, signals))
+    }
+}
+
+impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrate<T, C> {
+    /// Compares the cache with its source in the background (default: nothing does). What it finds is
+    /// in [`HydrationStats::agreement`](super::HydrationStats::agreement), and goes to the verifier's
+    /// [callback](Verifier::on_divergence). Needs a source.
+    pub fn with_verifier(mut self, verifier: Verifier<T>) -> Self {
+        self.settings.verifying = Some(verifier::begin(verifier, self.cache.clone()));
+        self
     }
 }
 

@@ -35,7 +35,17 @@ pub struct Hydration<T> {
 
 /// What readers are asking of the hydrator's task, which alone writes to the cache.
 pub(super) enum Command<T> {
-    Fill { lease: Lease, loaded: Option<Loaded<T>>, answer: oneshot::Sender<Result<Filled<T>>> },
+    Fill {
+        lease: Lease,
+        loaded: Option<Loaded<T>>,
+        answer: oneshot::Sender<Result<Filled<T>>>,
+    },
+    /// As `Fill`, where the cache has another value of the same version.
+    Repair {
+        lease: Lease,
+        loaded: Option<Loaded<T>>,
+        answer: oneshot::Sender<Result<Filled<T>>>,
+    },
     Reload,
     Trust,
 }
@@ -88,6 +98,11 @@ impl Status {
             && !self.is_unproven
             && !self.is_unsettled
             && !self.is_partial
+    }
+
+    /// Whether the cache claims that all entries are right, as far as anyone has heard.
+    pub(super) fn is_sound(&self) -> bool {
+        self.state() == State::Live && !self.is_unsettled
     }
 
     /// Everything accepted before `at` has been applied, unless something is missing.

@@ -22,6 +22,7 @@ use super::leases::{Lease, Leases};
 use super::ledger::Ledger;
 use super::refills::{Refill, Refills};
 use super::stats::Counters;
+use super::verifier;
 use super::{Entry, GapAction, Loaded, LocalCache, Mode};
 use crate::channel::Inner;
 use crate::transport::{Fence, Gap, Signal, Subscription};
@@ -29,6 +30,7 @@ use crate::wire::{Rejection, RejectionReason};
 use crate::{Key, Kind, Message, Remaining, Result, Ttl, Version};
 
 pub(super) mod reload;
+mod replace;
 
 use reload::{SETTLING, backoff, reading_failed};
 
@@ -74,9 +76,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     pub(super) fn start(
         channel: Arc<Inner<T>>,
         cache: C,
-        settings: Settings<T>,
+        mut settings: Settings<T>,
         signals: Subscription,
     ) -> Hydration<T> {
+        let verifying = settings.verifying.take();
         let reads_first = settings.source.is_some() && settings.mode == Mode::Hydrate;
         let now = Instant::now();
         let scope = channel.transport.limits().fence_scope;
@@ -93,6 +96,19 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let fences = Fences::new(transport.clone(), watched.clone());
         let fence_interval = settings.fence_interval;
         let can_reload = settings.source.is_some() || settings.mode == Mode::Invalidate;
+        let is_whole =
+            settings.mode == Mode::Hydrate && !cache.evicts() && settings.max_ttl.is_none();
+        let desk = settings.source.clone().map(|source| verifier::Desk {
+            topic: channel.topic.clone(),
+            source,
+            source_limit: settings.source_limit,
+            leases: leases.clone(),
+            hydrator: sender.clone(),
+            status: watched.clone(),
+            counters: counters.clone(),
+            is_whole,
+            kept_beyond_end: settings.kept_beyond_end,
+        });
         let hydrator = Self {
             ledger: Ledger::new(settings.tombstones, settings.tombstone_age),
             refills: Refills::new(settings.source.clone(), leases.clone(), settings.source_limit),
@@ -116,6 +132,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         if let Some(interval) = fence_interval {
             tasks.push(tokio::spawn(on_interval(fences.clone(), interval)));
         }
+        tasks.extend(verifying.zip(desk).map(|(begin, desk)| tokio::spawn(begin(desk))));
         Hydration {
             transport,
             can_reload,
@@ -268,6 +285,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             Command::Fill { lease, loaded, answer } => {
                 // Nobody waits for the answer any more: that is the caller's choice.
                 let _ = answer.send(self.fill(lease, loaded).await);
+            }
+            Command::Repair { lease, loaded, answer } => {
+                let _ = answer.send(self.replace(lease, loaded).await);
             }
             Command::Reload if self.settings.mode == Mode::Invalidate => {
                 self.drop_all().await;

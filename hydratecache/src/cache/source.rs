@@ -40,6 +40,20 @@ pub trait Source<T>: Send + Sync + 'static {
     /// Every key with its value. What is not in it does not exist: after a gap, entries that a
     /// complete scan did not yield are removed.
     fn scan(&self) -> BoxStream<'_, Result<(Key, Loaded<T>), SourceError>>;
+
+    /// Up to `most` keys that come after `after` in an order of the source's own that stays the same,
+    /// or the first ones; none where there are no more. By default `None`: the source cannot.
+    ///
+    /// A [`Verifier`](super::Verifier) asks for them to find keys that a cache does not have. In SQL:
+    /// `SELECT key FROM t WHERE key > $1 ORDER BY key LIMIT $2`.
+    fn keys_after(
+        &self,
+        after: Option<Key>,
+        most: usize,
+    ) -> BoxFuture<'_, Result<Option<Vec<Key>>, SourceError>> {
+        let _ = (after, most);
+        ready(Ok(None)).boxed()
+    }
 }
 
 /// Which transactions of a database a scan saw, all rows at once.

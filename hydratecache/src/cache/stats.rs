@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::Agreement;
+
 macro_rules! stats {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         /// What a hydration has done so far.
@@ -71,6 +73,29 @@ stats! {
     loads_published,
     /// Loaded values that were not published, because that failed or too many waited.
     loads_unpublished,
+    /// Entries that a [`Verifier`](super::Verifier) compared with the source, to a result.
+    verified,
+    /// Those of them that differed.
+    divergences,
+    /// Keys of the source that a verifier looked for in the cache.
+    source_keys_verified,
+    /// Those of them that the cache should have had.
+    source_keys_missing,
+    /// Divergences, missing keys included, that were replaced by what the source had.
+    divergences_repaired,
+    /// Comparisons that updates came between, time and again.
+    verifications_unclear,
+    /// Questions of a verifier that the source did not answer.
+    verification_failures,
+}
+
+impl HydrationStats {
+    /// What a [`Verifier`](super::Verifier) says of the cache's entries. Missing keys are no entries:
+    /// they are in [`source_keys_missing`](Self::source_keys_missing).
+    #[must_use]
+    pub fn agreement(&self) -> Agreement {
+        Agreement::new(self.verified, self.divergences)
+    }
 }
 
 #[derive(Default)]

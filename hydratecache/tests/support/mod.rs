@@ -40,6 +40,8 @@ struct Rows {
     pub(crate) begun: Semaphore,
     fault: Mutex<Option<Fault>>,
     ended: AtomicUsize,
+    scans: AtomicUsize,
+    has_pages: AtomicBool,
 }
 
 /// What a load does instead of answering.
@@ -61,6 +63,8 @@ impl Default for Table {
             begun: Semaphore::new(0),
             fault: Mutex::default(),
             ended: AtomicUsize::new(0),
+            scans: AtomicUsize::new(0),
+            has_pages: AtomicBool::new(true),
         }))
     }
 }
@@ -103,6 +107,15 @@ impl Table {
 
     pub(crate) fn questions(&self) -> usize {
         self.0.questions.load(Ordering::SeqCst)
+    }
+
+    /// From now on it cannot give its keys in pages.
+    pub(crate) fn without_pages(&self) {
+        self.0.has_pages.store(false, Ordering::SeqCst);
+    }
+
+    pub(crate) fn scans(&self) -> usize {
+        self.0.scans.load(Ordering::SeqCst)
     }
 
     /// How many loads have ended, by an answer or by being dropped.
@@ -161,7 +174,28 @@ impl Source<String> for Table {
 
     fn scan(&self) -> BoxStream<'_, Result<(Key, Loaded<String>), SourceError>> {
         let rows = self.0.by_key.lock().expect("no panic").clone();
+        self.0.scans.fetch_add(1, Ordering::SeqCst);
         stream::iter(rows.into_iter().map(|(key, row)| Ok((Key::new(key)?, loaded(row))))).boxed()
+    }
+
+    fn keys_after(
+        &self,
+        after: Option<Key>,
+        most: usize,
+    ) -> BoxFuture<'_, Result<Option<Vec<Key>>, SourceError>> {
+        if !self.0.has_pages.load(Ordering::SeqCst) {
+            return async { Ok(None) }.boxed();
+        }
+        if self.0.fault.lock().expect("no panic").is_some() {
+            return async { Err("the database is down".into()) }.boxed();
+        }
+        let rows = self.0.by_key.lock().expect("no panic");
+        let is_behind =
+            |key: &&String| after.as_ref().is_none_or(|after| *key.as_str() > *after.as_str());
+        let keys =
+            rows.keys().filter(is_behind).take(most).map(Key::new).collect::<Result<Vec<_>>>();
+        drop(rows);
+        async { Ok(Some(keys?)) }.boxed()
     }
 }
 

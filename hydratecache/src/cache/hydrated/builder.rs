@@ -9,7 +9,7 @@ use super::loader::{Desk, Findings, Loader};
 use super::policy::{Policy, WhileSuspect};
 use super::publisher::Loads;
 use super::{Hydrated, Shared};
-use crate::cache::{Hydrate, ReadCache, Source};
+use crate::cache::{Hydrate, ReadCache, Source, Verifier};
 use crate::{Channel, Result, Version};
 
 /// A [`Hydrated`] about to start.
@@ -48,6 +48,12 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> HydratedBuilder<T, C> {
     /// to load what a read misses.
     pub fn source(self, source: impl Source<T>) -> Self {
         self.with_hydration(|hydrate| hydrate.with_source(source))
+    }
+
+    /// Compares the cache with its source in the background; as
+    /// [`Hydrate::with_verifier`](crate::cache::Hydrate::with_verifier).
+    pub fn with_verifier(self, verifier: Verifier<T>) -> Self {
+        self.with_hydration(|hydrate| hydrate.with_verifier(verifier))
     }
 
     /// Settings of the hydration underneath: its mode, its answer to gaps, its limits. They begin

@@ -206,7 +206,7 @@ fn after(limit: Duration) -> Instant {
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// A source that fails is usually a database that everyone is asking: back off far.
-pub(super) fn backoff() -> ExponentialBackoff {
+pub(in crate::cache) fn backoff() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
         .with_max_delay(MAX_BACKOFF)
@@ -215,7 +215,7 @@ pub(super) fn backoff() -> ExponentialBackoff {
         .build()
 }
 
-pub(super) fn reading_failed(error: SourceError) -> Error {
+pub(in crate::cache) fn reading_failed(error: SourceError) -> Error {
     Error::new(ErrorKind::Source, "reading the source failed; it is tried again").with_source(error)
 }
 
