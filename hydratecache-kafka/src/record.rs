@@ -31,6 +31,7 @@ pub(crate) mod header {
     pub(crate) const TTL: &str = "hc-ttl";
     pub(crate) const SCHEMA: &str = "hc-schema";
     pub(crate) const COPY: &str = "hc-copy";
+    pub(crate) const REQUEST: &str = "hc-request";
     pub(crate) const CONTENT_TYPE: &str = "content-type";
     pub(crate) const TRACE_PARENT: &str = "traceparent";
 }
@@ -83,6 +84,7 @@ fn record_key(message: &Message) -> Vec<u8> {
         Kind::Clear => vec![NO_KEY, b'c'],
         Kind::Touch => [&[NO_KEY, b't'], key].concat(),
         Kind::Heartbeat => [&[NO_KEY, b'h'], &origin[..]].concat(),
+        Kind::Request => [&[NO_KEY, b'q'], &origin[..]].concat(),
         _ => key.to_vec(),
     }
 }
@@ -100,7 +102,7 @@ fn headers(message: &Message, addressed: Addressed) -> OwnedHeaders {
         add(header::KIND, format_args!("{kind}"));
     }
     if let Some(origin) = message.origin()
-        && (addressed.number.is_some() || message.kind() == Kind::Heartbeat)
+        && (addressed.number.is_some() || !message.kind().is_write())
     {
         add(header::POSITION, format_args!("{origin}:{}", addressed.number.unwrap_or(0)));
     }
@@ -126,6 +128,9 @@ fn headers(message: &Message, addressed: Addressed) -> OwnedHeaders {
     if let Some(trace_parent) = message.trace_parent() {
         add(header::TRACE_PARENT, format_args!("{}", trace_parent.as_str()));
     }
+    if message.kind() == Kind::Request {
+        add(header::REQUEST, format_args!("{:x}", message.payload()));
+    }
     if let Some(copy) = addressed.copy {
         add(header::COPY, format_args!("{copy}"));
     }
@@ -138,7 +143,8 @@ fn kind_name(message: &Message) -> Option<&'static str> {
         Kind::Put if message.payload().is_empty() => Some("put"),
         Kind::Clear => Some("clear"),
         Kind::Touch => Some("touch"),
-        Kind::Heartbeat => Some("heartbeat"),
+        // Readers that know of no requests take one for a heartbeat that tells nothing.
+        Kind::Heartbeat | Kind::Request => Some("heartbeat"),
         _ => None,
     }
 }
@@ -193,9 +199,10 @@ struct Meta {
     schema: Option<u64>,
     trace_parent: Option<TraceParent>,
     copy: Option<u64>,
+    request: Option<Bytes>,
 }
 
-/// So many headers are looked at: ours are ten, and a record of nothing but headers costs a reader
+/// So many headers are looked at: ours are eleven, and a record of nothing but headers costs a reader
 /// no more than that.
 const MOST_HEADERS: usize = 64;
 
@@ -232,6 +239,11 @@ impl Meta {
             header::TTL => once(&mut self.ttl, header::TTL, ttl(value)),
             header::SCHEMA => once(&mut self.schema, header::SCHEMA, number(header::SCHEMA, value)),
             header::COPY => once(&mut self.copy, header::COPY, number(header::COPY, value)),
+            header::REQUEST => {
+                // As with an envelope, what is no request is a heartbeat.
+                self.request = bytes(value);
+                Ok(())
+            }
             header::CONTENT_TYPE => {
                 let content_type = text(value).and_then(|name| ContentType::new(name).ok());
                 let content_type = content_type.ok_or(invalid(header::CONTENT_TYPE));
@@ -293,7 +305,9 @@ impl Meta {
             }
             Kind::Heartbeat if value.is_empty() => {
                 let origin = self.origin.ok_or(RejectionReason::MissingField(header::POSITION))?;
-                Message::heartbeat(origin, self.sequence)
+                let body = self.request.take().filter(|_| self.sequence.is_none());
+                body.and_then(|body| Message::request(origin, body).ok())
+                    .unwrap_or_else(|| Message::heartbeat(origin, self.sequence))
             }
             _ => return Err(invalid("value")),
         };
@@ -365,6 +379,20 @@ fn decimal<T: FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
+/// The bytes that lower-case hexadecimal digits stand for, if they are those of a request.
+fn bytes(value: &[u8]) -> Option<Bytes> {
+    let digit = |byte: &u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let (pairs, []) = value.as_chunks::<2>() else { return None };
+    if pairs.len() > hydratecache::wire::MAX_REQUEST_BYTES {
+        return None;
+    }
+    pairs.iter().map(|[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect()
+}
+
 fn number(name: &'static str, value: &[u8]) -> Result<u64, RejectionReason> {
     text(value).and_then(decimal).ok_or(invalid(name))
 }
@@ -405,7 +433,7 @@ mod tests {
 
     prop_compose! {
         fn any_message()(
-            kind in 0..5, key in "\\PC{1,20}", payload in prop::collection::vec(any::<u8>(), 0..50),
+            kind in 0..6, key in "\\PC{1,20}", payload in prop::collection::vec(any::<u8>(), 0..50),
             origin in prop::option::of(1_u64..), sequence in 1_u64.., version in any::<Option<(bool, u64)>>(),
             ttl in prop::option::of((0_u64..1 << 61, 1_u64..1 << 61)), schema in any::<Option<u64>>(),
             content_type in prop::option::of("[!-~]{1,64}"),
@@ -422,6 +450,10 @@ mod tests {
                 (1, ..) => Message::clear(),
                 (2, Some(ttl), _) => Message::touch(key, ttl),
                 (3, _, Some(origin)) => return Message::heartbeat(origin, Some(sequence)),
+                (5, _, Some(origin)) => {
+                    let body = Bytes::from([&[0xa1, 0x00, 0x41], &[schema.unwrap_or(0).to_le_bytes()[0]][..]].concat());
+                    return Message::request(origin, body).expect("a map");
+                }
                 (_, Some(ttl), _) => Message::put(key, payload.into()).with_ttl(ttl),
                 _ => Message::put(key, payload.into()),
             };
@@ -453,7 +485,7 @@ mod tests {
             key in prop::option::of(prop::collection::vec(any::<u8>(), 0..20)),
             value in prop::option::of(prop::collection::vec(any::<u8>(), 0..20)),
             headers in prop::collection::vec(
-                ("hc-(kind|position|clock|ttl|wire|copy)|content-type|x", "put|touch|[0-9a-f:/]{0,40}|\\PC*"), 0..6),
+                ("hc-(kind|position|clock|ttl|wire|copy|request)|content-type|x", "put|touch|[0-9a-f:/]{0,40}|\\PC*"), 0..6),
         ) {
             let add = |all: OwnedHeaders, (name, value): &(String, String)| {
                 all.insert(Header { key: name, value: Some(value) })

@@ -33,7 +33,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hydratecache::{
-    Error, ErrorKind, Fence, Kind, Limits, Message, Result, Subscription, Topic, Transport,
+    Error, ErrorKind, Fence, Limits, Message, Result, Subscription, Topic, Transport,
 };
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
@@ -219,7 +219,7 @@ impl Fate {
         let mut harmed = Vec::with_capacity(batch.len());
         let mut copies = Vec::new();
         for message in batch {
-            let counts = u64::from(message.kind() != Kind::Heartbeat);
+            let counts = u64::from(message.kind().is_write());
             self.stats.published += counts;
             if self.stats.published <= plan.calm_start {
                 harmed.push(message);

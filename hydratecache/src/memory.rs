@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::fanout::Fanout;
 use crate::hub::Hub;
 use crate::transport::{Fence, FenceScope, Gap, Limits, Subscription, Transport};
-use crate::{Error, ErrorKind, Kind, Message, Result, Topic};
+use crate::{Error, ErrorKind, Message, Result, Topic};
 
 /// Carries messages between the [`MemoryTransport`]s of one process.
 ///
@@ -246,7 +246,7 @@ impl Drop for Link {
 impl Listener {
     fn receive(&mut self, batch: Vec<Message>) {
         if self.cut.load(Ordering::Relaxed) {
-            self.missed += batch.iter().filter(|m| m.kind() != Kind::Heartbeat).count() as u64;
+            self.missed += batch.iter().filter(|m| m.kind().is_write()).count() as u64;
         } else {
             self.fanout.arrived(batch.into_iter().map(Ok));
         }

@@ -23,6 +23,18 @@ pub enum Kind {
     /// A publisher's last sequence, so that even a lost last message is noticed. Without a
     /// sequence it only probes the way.
     Heartbeat,
+    /// One process asks something of the others on the topic, or answers. It writes nothing, has no
+    /// sequence, and may be lost without a gap: whoever asks waits for a bounded time.
+    Request,
+}
+
+impl Kind {
+    /// Whether a message of this kind says something of values: it has a number in its origin, and its
+    /// loss is a gap.
+    #[must_use]
+    pub const fn is_write(self) -> bool {
+        matches!(self, Self::Put | Self::Remove | Self::Clear | Self::Touch)
+    }
 }
 
 /// One publisher incarnation: a random number made at start and never reused.
@@ -191,6 +203,23 @@ impl Message {
         Self { origin: Some(origin), sequence: last, ..Self::bare(Kind::Heartbeat) }
     }
 
+    /// What `origin` asks of the others on the topic, or answers: a CBOR map, as `docs/WIRE.md` says.
+    /// Old receivers take it for a [heartbeat](Self::heartbeat) without a sequence, which they ignore.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] if `body` is not one map with definite length, or longer than
+    /// [`MAX_REQUEST_BYTES`](crate::wire::MAX_REQUEST_BYTES).
+    pub fn request(origin: Origin, body: Bytes) -> Result<Self> {
+        if crate::wire::is_request(&body) {
+            return Ok(Self { origin: Some(origin), payload: body, ..Self::bare(Kind::Request) });
+        }
+        let what = format!(
+            "the body of a request is not one CBOR map of at most {} bytes with a definite length",
+            crate::wire::MAX_REQUEST_BYTES
+        );
+        Err(Error::new(ErrorKind::InvalidInput, what))
+    }
+
     pub(crate) const fn bare(kind: Kind) -> Self {
         Self {
             kind,
@@ -218,10 +247,11 @@ impl Message {
         Self { version: Some(version), ..self }
     }
 
-    /// The same message with its sender and number.
+    /// The same message with its sender and number. A request has no number.
     #[must_use]
     pub fn with_position(self, position: Position) -> Self {
-        Self { origin: Some(position.origin), sequence: Some(position.sequence), ..self }
+        let sequence = Some(position.sequence).filter(|_| self.kind != Kind::Request);
+        Self { origin: Some(position.origin), sequence, ..self }
     }
 
     /// The same message with the media type of its payload.
@@ -259,13 +289,13 @@ impl Message {
         self.kind
     }
 
-    /// The key; `Clear` and `Heartbeat` have none.
+    /// The key; `Clear`, `Heartbeat` and `Request` have none.
     #[must_use]
     pub fn key(&self) -> Option<&Key> {
         self.key.as_ref()
     }
 
-    /// The encoded value; empty for every kind but `Put`.
+    /// The encoded value of a `Put`, the map of a `Request`; empty for every other kind.
     #[must_use]
     pub fn payload(&self) -> &Bytes {
         &self.payload

@@ -235,7 +235,7 @@ impl Inner {
     ) -> Flight {
         let sent = self.stamp(order, &mut batch);
         let (lane, topic, count) = (self.clone(), self.topic.clone(), batch.len() as u64);
-        let has_data = batch.iter().any(|message| message.kind != Kind::Heartbeat);
+        let has_data = batch.iter().any(|message| message.kind.is_write());
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
         let answer = async move {
             let answer = lane.transport.publish(topic, batch).await;
@@ -258,7 +258,7 @@ impl Inner {
     /// Numbers whose publish fails are not used again: the row was probably written, and the jump
     /// tells every subscriber that it missed something.
     fn stamp(self: &Arc<Self>, order: &mut Order, batch: &mut [Message]) -> Sent {
-        let data = batch.iter().filter(|message| message.kind != Kind::Heartbeat).count() as u64;
+        let data = batch.iter().filter(|message| message.kind.is_write()).count() as u64;
         let first_clock = self.clock.tick(data);
         let sent = Sent { first_sequence: order.last_sequence + 1, first_clock };
         let mut offset = 0;
@@ -266,6 +266,9 @@ impl Inner {
             message.origin = Some(self.origin);
             if message.kind == Kind::Heartbeat {
                 message.sequence = NonZeroU64::new(order.last_sequence);
+                continue;
+            }
+            if message.kind == Kind::Request {
                 continue;
             }
             message.sequence = NonZeroU64::new(sent.first_sequence + offset);

@@ -42,9 +42,15 @@ mod field {
     pub(super) const TRACE_PARENT: u64 = 11;
     pub(super) const CHUNK: u64 = 12;
     pub(super) const TOPIC: u64 = 13;
+    pub(super) const REQUEST: u64 = 14;
 }
 
-/// The numbers of the kinds on the wire.
+/// The longest body of a request, in bytes: room for a few hundred numbers, and small beside what a
+/// queue or a broker's limit on messages holds.
+pub const MAX_REQUEST_BYTES: usize = 4096;
+
+/// The numbers of the kinds on the wire. A request is a heartbeat with a body, so that readers which
+/// know of none ignore it.
 const KINDS: [Kind; 5] = [Kind::Put, Kind::Remove, Kind::Clear, Kind::Touch, Kind::Heartbeat];
 
 /// What an envelope holds.
@@ -86,6 +92,7 @@ fn room(message: &Message, topic: Option<&Topic>) -> usize {
     let topic_bytes = topic.map_or(0, |topic| topic.as_str().len() + 3);
     // 80 bytes hold every field but those of variable length; 64 more, a traceparent.
     let fixed = 80 + message.trace_parent().map_or(0, |_| 64);
+    // A request's body is there instead of a payload, and behind a number of one byte as well.
     fixed + key_bytes + message.payload.len() + content_type + topic_bytes
 }
 
@@ -108,13 +115,17 @@ fn write(e: &mut Encoder<Vec<u8>>, message: &Message, topic: Option<&Topic>) -> 
     if let Some(origin) = message.origin {
         e.u64(field::ORIGIN)?.u64(origin.get())?;
     }
-    if let Some(sequence) = message.sequence {
+    if let Some(sequence) = written_sequence(message) {
         e.u64(field::SEQUENCE)?.u64(sequence.get())?;
     }
     if let Some(version) = message.version {
         e.u64(version_field(version.domain()))?.u64(version.number())?;
     }
-    write_rare(e, message, topic)
+    write_rare(e, message, topic)?;
+    if message.kind == Kind::Request {
+        e.u64(field::REQUEST)?.writer_mut().extend_from_slice(&message.payload);
+    }
+    Ok(())
 }
 
 fn write_rare(e: &mut Encoder<Vec<u8>>, message: &Message, topic: Option<&Topic>) -> Written {
@@ -136,10 +147,10 @@ fn write_rare(e: &mut Encoder<Vec<u8>>, message: &Message, topic: Option<&Topic>
 fn pairs(message: &Message, topic: Option<&Topic>) -> u64 {
     let optional = [
         message.key.is_some(),
-        message.kind == Kind::Put,
+        matches!(message.kind, Kind::Put | Kind::Request),
         written_ttl(message).is_some(),
         message.origin.is_some(),
-        message.sequence.is_some(),
+        written_sequence(message).is_some(),
         message.version.is_some(),
         message.content_type.is_some(),
         message.schema().is_some(),
@@ -154,8 +165,20 @@ fn written_ttl(message: &Message) -> Option<Ttl> {
     message.ttl.filter(|_| matches!(message.kind, Kind::Put | Kind::Touch))
 }
 
+/// The sequence, which a request has not: a heartbeat with one tells of messages.
+fn written_sequence(message: &Message) -> Option<NonZeroU64> {
+    message.sequence.filter(|_| message.kind != Kind::Request)
+}
+
 fn kind_number(kind: Kind) -> u64 {
-    KINDS.iter().position(|known| *known == kind).map_or(u64::MAX, |number| number as u64)
+    let written = if kind == Kind::Request { Kind::Heartbeat } else { kind };
+    KINDS.iter().position(|known| *known == written).map_or(u64::MAX, |number| number as u64)
+}
+
+/// Whether `body` is one CBOR map that a request may have.
+pub(crate) fn is_request(body: &[u8]) -> bool {
+    let is_map = matches!(Decoder::new(body).map(), Ok(Some(_)));
+    is_map && body.len() <= MAX_REQUEST_BYTES && check_well_formed(body).is_ok()
 }
 
 fn version_field(domain: VersionDomain) -> u64 {
@@ -193,6 +216,7 @@ struct Fields {
     content_type: Option<ContentType>,
     rare: Option<Box<Rare>>,
     topic: Option<Topic>,
+    request: Option<Bytes>,
     broken: Option<RejectionReason>,
 }
 
@@ -279,9 +303,12 @@ impl Fields {
             }
             unknown => {
                 // Skipped, but never trusted: a length or depth bomb stops here.
-                let rest = &bytes[d.position()..];
-                let length = well_formed::item_length(rest, MAX_DEPTH)?;
-                d.set_position(d.position() + length);
+                let begin = d.position();
+                let length = well_formed::item_length(&bytes[begin..], MAX_DEPTH)?;
+                d.set_position(begin + length);
+                if unknown == field::REQUEST {
+                    self.request = Some(bytes.slice(begin..begin + length));
+                }
                 self.note(unknown == field::CHUNK, RejectionReason::ChunkUnsupported);
             }
         }
@@ -342,7 +369,7 @@ impl Fields {
             Kind::Remove => (&[KEY], &[PAYLOAD, TTL]),
             Kind::Clear => (&[], &[KEY, PAYLOAD, TTL]),
             Kind::Touch => (&[KEY, TTL], &[PAYLOAD]),
-            Kind::Heartbeat => (&[ORIGIN], &[KEY, PAYLOAD, TTL]),
+            Kind::Heartbeat | Kind::Request => (&[ORIGIN], &[KEY, PAYLOAD, TTL]),
         };
         let seen = |(number, _): &&(u64, &str)| self.seen & (1 << number) != 0;
         if let Some((_, name)) = needed.iter().find(|field| !seen(field)) {
@@ -355,7 +382,17 @@ impl Fields {
         numbered_by_nobody.then_some(RejectionReason::MissingField("origin"))
     }
 
-    fn assemble(self) -> Envelope {
+    /// A heartbeat without a sequence is a request if it has the body of one.
+    fn recognise_request(&mut self) {
+        let is_probe = self.kind == Some(Kind::Heartbeat) && self.sequence.is_none();
+        let request = self.request.take().filter(|body| is_probe && is_request(body));
+        if request.is_some() {
+            (self.kind, self.payload) = (Some(Kind::Request), request);
+        }
+    }
+
+    fn assemble(mut self) -> Envelope {
+        self.recognise_request();
         let origin = self.origin;
         let version = self.version.map(|(domain, number)| match domain {
             VersionDomain::Clock => Version::clock(number, origin),

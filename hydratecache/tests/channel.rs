@@ -47,6 +47,26 @@ async fn update<T: std::fmt::Debug + 'static>(updates: &mut Updates<T>) -> Updat
     }
 }
 
+#[tokio::test]
+async fn requests_use_no_number_and_are_shown_to_no_user() {
+    let broker = MemoryBroker::new();
+    let (writer, reader) = (channel(&broker), channel(&broker));
+    let mut updates = reader.subscribe().await.expect("ok");
+    let replica = Replica::new();
+    let hydration = reader.hydrate(replica.clone()).await.expect("started");
+    writer.publish("a", &"one".to_owned()).await.expect("published");
+    let origin = hydratecache::Origin::random();
+    let unknown = Message::request(origin, Bytes::from_static(b"\xa1\x00\x18\xff")).expect("a map");
+    writer.transport().publish(writer.topic().clone(), vec![unknown]).await.expect("published");
+    writer.publish("b", &"two".to_owned()).await.expect("published");
+    for expected in ["a", "b"] {
+        assert_eq!(update(&mut updates).await.key().map(Key::as_str), Some(expected));
+    }
+    hydration.caught_up().await.expect("a fence");
+    let stats = hydration.stats();
+    assert_eq!((stats.received, stats.requests_unknown, stats.gaps, replica.len()), (2, 1, 0, 2));
+}
+
 fn kind<T>(outcome: Result<T, hydratecache::Error>) -> ErrorKind {
     outcome.err().expect("an error").kind()
 }

@@ -73,6 +73,15 @@ fn topic() -> impl Strategy<Value = Topic> {
         .prop_map(|name| Topic::new(name).expect("legal"))
 }
 
+/// A map of up to five numbers to numbers.
+fn request_body() -> impl Strategy<Value = Bytes> {
+    prop::collection::vec(0..24_u8, 0..=10).prop_map(|numbers| {
+        let pairs = u8::try_from(numbers.len() / 2).expect("few");
+        let body = [&[0xa0 | pairs], &numbers[..usize::from(pairs) * 2]].concat();
+        Bytes::from(body)
+    })
+}
+
 /// A message of any kind, with what every kind needs.
 fn bare() -> impl Strategy<Value = Message> {
     prop_oneof![
@@ -85,6 +94,10 @@ fn bare() -> impl Strategy<Value = Message> {
         1 => (key(), ttl()).prop_map(|(key, ttl)| Message::touch(key, ttl)),
         1 => (1..=u64::MAX, number()).prop_map(|(origin, last)| {
             Message::heartbeat(Origin::from_u64(origin).expect("not zero"), NonZeroU64::new(last))
+        }),
+        1 => (1..=u64::MAX, request_body()).prop_map(|(origin, body)| {
+            let origin = Origin::from_u64(origin).expect("not zero");
+            Message::request(origin, body).expect("a map")
         }),
     ]
 }

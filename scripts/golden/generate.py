@@ -17,7 +17,8 @@ TARGET = Path(__file__).parents[2] / "hydratecache/src/wire/golden/envelope-v1.j
 
 UINT, NEGATIVE, BYTES, TEXT, ARRAY, MAP, TAG = range(7)
 VERSION, KIND, KEY, PAYLOAD, TTL, ORIGIN, SEQUENCE = range(7)
-CLOCK_VERSION, CALLER_VERSION, CONTENT_TYPE, SCHEMA, TRACEPARENT, CHUNK, TOPIC = range(7, 14)
+CLOCK_VERSION, CALLER_VERSION, CONTENT_TYPE, SCHEMA, TRACEPARENT, CHUNK, TOPIC, REQUEST = range(7, 15)
+# A request is a heartbeat with a body.
 KINDS = ["put", "remove", "clear", "touch", "heartbeat"]
 PUT, REMOVE, CLEAR, TOUCH, HEARTBEAT = range(5)
 
@@ -75,12 +76,15 @@ def message(kind, **fields):
     """The meaning of a vector; every number is a decimal string."""
     meaning = dict.fromkeys(
         "kind key payload_hex ttl origin sequence clock_version caller_version content_type"
-        " schema traceparent topic".split()
+        " schema traceparent topic request_hex".split()
     )
     meaning["kind"] = KINDS[kind]
     for name, value in fields.items():
         if name == "payload":
             name, value = "payload_hex", value.hex()
+        elif name == "request":
+            meaning["kind"] = "request"
+            name, value = "request_hex", value.hex()
         elif name == "ttl":
             value = {"start_us": str(value[0]), "duration_us": str(value[1])}
         elif isinstance(value, int):
@@ -103,10 +107,26 @@ def encode(kind, **fields):
         "schema": (SCHEMA, uint),
         "traceparent": (TRACEPARENT, text),
         "topic": (TOPIC, text),
+        "request": (REQUEST, bytes),
     }
     numbered = ((writers[name], value) for name, value in fields.items())
     pairs = sorted((number, write(value)) for (number, write), value in numbered)
     return envelope((KIND, uint(kind)), *pairs)
+
+
+def requests():
+    """A body of each type of request, and of one that nobody knows."""
+    body = lambda *pairs: head(MAP, len(pairs)) + b"".join(uint(n) + value for n, value in pairs)
+    origin, first, last = uint(0x0123456789ABCDEF), uint(42), uint(1041)
+    return {
+        "replay": body((0, uint(1)), (1, origin), (2, first), (3, last)),
+        "gone": body((0, uint(2)), (1, origin), (2, first), (3, last)),
+        "unsent": body((0, uint(3)), (1, origin), (2, first), (4, text("user:1"))),
+        "unsent-clear": body((0, uint(3)), (1, origin), (2, first)),
+        "of-unknown-type": body((0, uint(MAX_64)), (99, array(text("x")))),
+        "of-no-type": body(),
+        "of-4096-bytes": body((0, uint(MAX_64)), (1, data(bytes(4081)))),
+    }
 
 
 def canonical_vectors():
@@ -142,6 +162,12 @@ def canonical_vectors():
     yield vector("touch-numbered-and-versioned", TOUCH, ttl=life, clock_version=clock, **sender)
     yield vector("heartbeat-probe", HEARTBEAT, origin=1)
     yield vector("heartbeat-last-sequence", HEARTBEAT, **sender)
+
+    for name, body in requests().items():
+        yield vector(f"request-{name}", HEARTBEAT, origin=1, request=body)
+    yield vector(
+        "request-every-field", HEARTBEAT, origin=1, clock_version=clock, topic="t", request=requests()["replay"], **rare
+    )
 
     for length in (1, 23, 24, 255, 256, 1024):
         yield vector(f"key-of-{length}-bytes", PUT, key="k" * length)
@@ -222,6 +248,16 @@ def tolerated_vectors():
     for number in (23, 24, 62, 63, 64, 255, 256, 65536, 2**32, MAX_64):
         yield vector(f"unknown-field-number-{number}", envelope(*put((number, uint(0)))))
     yield vector("unknown-fields-several", envelope(*put((14, uint(0)), (15, text("x")), (99, uint(2)))))
+    # Fields that only a request has, where they mean nothing.
+    probe, last = message(HEARTBEAT, origin=1), message(HEARTBEAT, origin=1, sequence=2)
+    replay = requests()["replay"]
+    yield vector("request-with-a-sequence", envelope((KIND, uint(HEARTBEAT)), (ORIGIN, uint(1)), (SEQUENCE, uint(2)), (REQUEST, replay)), last)
+    yield vector("request-in-a-put", envelope(*put((REQUEST, replay))))
+    for name, value in {
+        "array": array(uint(1)), "integer": uint(1), "bytes": data(replay), "tag": b"\xd9\xfe\x00" + replay,
+        "4097-bytes": b"\xa2\x00\x01\x01" + data(bytes(4090)),
+    }.items():
+        yield vector(f"request-of-{name}", envelope((KIND, uint(HEARTBEAT)), (ORIGIN, uint(1)), (REQUEST, value)), probe)
     yield vector("unknown-field-first", envelope((14, uint(0)), *put()))
 
     yield vector("reordered-descending", envelope(*reversed(put())))

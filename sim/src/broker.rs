@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use fastrand::Rng;
-use hydratecache::{Kind, wire};
+use hydratecache::wire;
 use tokio_util::sync::CancellationToken;
 
 use crate::network::{Pipe, pipe};
@@ -152,7 +152,7 @@ impl State {
     /// The order point: from here on the message is accepted.
     fn accept(&mut self, topic: &str, body: &Bytes) {
         let message = wire::decode(body).expect("nobody here writes what cannot be read").message;
-        if message.kind() != Kind::Heartbeat {
+        if message.kind().is_write() {
             self.oracle.accepted(&message);
         }
         for peer in self.connections.values().filter(|peer| peer.topics.contains(topic)) {

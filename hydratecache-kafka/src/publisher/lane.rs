@@ -133,8 +133,8 @@ impl State {
                     add(mark.partition, Some(mark), None);
                 }
             }
-            // A probe of the way, which ends at the broker.
-            (Kind::Heartbeat, None) => add(0, None, None),
+            // A probe of the way, which ends at the broker; or what is asked of all who read.
+            (Kind::Heartbeat, None) | (Kind::Request, _) => add(0, None, None),
             (Kind::Clear, position) => {
                 let copy = (self.partitions > 1).then(rand::random);
                 match position {

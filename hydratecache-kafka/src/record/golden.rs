@@ -46,7 +46,8 @@ fn told(message: &Message) -> Value {
     };
     tell("key", message.key().map(ToString::to_string));
     let hex = message.payload().iter().fold(String::new(), |all, byte| format!("{all}{byte:02x}"));
-    tell("payload_hex", (message.kind() == Kind::Put).then_some(hex));
+    tell("payload_hex", (message.kind() == Kind::Put).then_some(hex.clone()));
+    tell("request_hex", (message.kind() == Kind::Request).then_some(hex));
     tell("origin", message.origin().map(|origin| origin.get().to_string()));
     tell("sequence", message.sequence().map(|sequence| sequence.to_string()));
     let version = message.version();

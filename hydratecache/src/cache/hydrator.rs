@@ -27,7 +27,7 @@ use super::{Entry, GapAction, Loaded, LocalCache, Mode};
 use crate::channel::Inner;
 use crate::transport::{Fence, Gap, Signal, Subscription};
 use crate::wire::{Rejection, RejectionReason};
-use crate::{Key, Kind, Message, Remaining, Result, Ttl, Version};
+use crate::{Key, Kind, Message, Remaining, Request, Result, Ttl, Version};
 
 pub(super) mod reload;
 mod replace;
@@ -197,6 +197,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
 
     async fn signal(&mut self, signal: Signal) {
         match signal {
+            Signal::Message(message) if message.kind() == Kind::Request => self.asked(&message),
             Signal::Message(message) => {
                 self.message(&message).await;
                 self.progress.handled(message.position());
@@ -218,6 +219,15 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 self.rejected(self.channel.count(rejection)).await;
                 self.progress.handled(position);
             }
+        }
+    }
+
+    /// Another process asks or answers something.
+    fn asked(&self, message: &Message) {
+        match Request::decode(message.payload()) {
+            None => self.counters.requests_unknown.increment(),
+            // Of publishers and of those who miss something.
+            Some(Request::Replay(_) | Request::Gone(_) | Request::Unsent(..)) => {}
         }
     }
 

@@ -41,6 +41,8 @@ stats! {
     from_the_future,
     /// Messages that could not be used. Their key was dropped where it was readable.
     rejected,
+    /// Requests of other processes of a type that is not known here: they were ignored.
+    requests_unknown,
     /// Values that were loaded because their message did not carry them.
     refilled,
     /// Gaps that were reported.

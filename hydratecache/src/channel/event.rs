@@ -115,9 +115,9 @@ impl<T: 'static> Stream for Updates<T> {
 }
 
 impl<T: 'static> Inner<T> {
-    /// The update in a message; none in a heartbeat.
+    /// The update in a message; none in what writes nothing.
     fn update(&self, message: &Message) -> Result<Option<Update<T>>, Rejection> {
-        if message.kind() == Kind::Heartbeat {
+        if !message.kind().is_write() {
             return Ok(None);
         }
         let version = self.accept(message)?;

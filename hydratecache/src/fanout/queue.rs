@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use futures::Stream;
 
+use crate::Kind;
 use crate::transport::{Gap, Signal};
 
 /// How many control signals may gather behind a message before they are summed up: more than any
@@ -72,7 +73,12 @@ impl Waiting {
         let bytes = held_bytes(&signal);
         // One message of any size fits into an empty queue, or it could never be read.
         if self.held_bytes > 0 && self.held_bytes + bytes > self.limit_bytes {
-            return self.lost_one();
+            // Whoever sent a request does not rely on its arrival.
+            let is_request = matches!(&signal, Signal::Message(it) if it.kind() == Kind::Request);
+            if !is_request {
+                self.lost_one();
+            }
+            return;
         }
         self.held_bytes += bytes;
         self.signals.push_back(signal);
@@ -245,6 +251,15 @@ mod tests {
         queue.lock().push(message());
         let signals = drain(&mut reader);
         assert!(matches!(signals[..], [Signal::Message(_), Signal::Gap(Gap::Exact(_))]));
+    }
+
+    #[test]
+    fn a_request_that_does_not_fit_is_no_gap() {
+        let (queue, mut reader) = reader(1);
+        let request = Message::request(crate::Origin::random(), Bytes::from_static(b"\xa0"));
+        queue.lock().push(message());
+        queue.lock().push(Signal::Message(request.expect("a map")));
+        assert!(matches!(drain(&mut reader)[..], [Signal::Message(_)]));
     }
 
     #[test]

@@ -46,6 +46,7 @@ struct Meaning {
     schema: Option<String>,
     traceparent: Option<String>,
     topic: Option<String>,
+    request_hex: Option<String>,
 }
 
 #[derive(Deserialize, Debug, PartialEq)]
@@ -64,11 +65,11 @@ impl Meaning {
             let (start, duration) = ttl.to_micros();
             TtlParts { start_us: start.to_string(), duration_us: duration.to_string() }
         });
-        let is_put = message.kind() == Kind::Put;
+        let body_of = |kind| (message.kind() == kind).then(|| to_hex(message.payload()));
         Self {
             kind: format!("{:?}", message.kind()).to_lowercase(),
             key: message.key().map(|key| key.as_str().to_owned()),
-            payload_hex: is_put.then(|| to_hex(message.payload())),
+            payload_hex: body_of(Kind::Put),
             ttl,
             origin: message.origin().map(|origin| origin.get().to_string()),
             sequence: message.sequence().map(|sequence| sequence.to_string()),
@@ -78,6 +79,7 @@ impl Meaning {
             schema: message.schema().map(|schema| schema.to_string()),
             traceparent: message.trace_parent().map(|trace| trace.as_str().to_owned()),
             topic: topic.as_ref().map(|topic| topic.as_str().to_owned()),
+            request_hex: body_of(Kind::Request),
         }
     }
 }

@@ -1,0 +1,226 @@
+//! What the processes of a topic ask of one another, and answer: the bodies of
+//! [`Kind::Request`](crate::Kind::Request), which `docs/WIRE.md` lists.
+//!
+//! A body is a CBOR map whose field 0 is its type. Types that are not known here, and bodies that
+//! are not what their type says, are [`None`]: they are counted and ignored.
+
+use std::num::NonZeroU64;
+
+use bytes::Bytes;
+use minicbor::{Decoder, Encoder};
+
+use crate::wire::{MAX_REQUEST_BYTES, is_request};
+use crate::{Key, Origin, Position};
+
+/// The types of requests. Numbers below 16 are those of replays.
+mod number {
+    pub(super) const REPLAY: u64 = 1;
+    pub(super) const GONE: u64 = 2;
+    pub(super) const UNSENT: u64 = 3;
+}
+
+/// What one process asks of the others on a topic, or answers.
+///
+/// ```
+/// use std::num::NonZeroU64;
+/// use hydratecache::{Message, Origin, Positions, Request};
+///
+/// let (first, last) = (NonZeroU64::MIN, NonZeroU64::MAX);
+/// let request = Request::Replay(Positions { origin: Origin::random(), first, last });
+/// let message = Message::request(Origin::random(), request.encode())?;
+/// assert_eq!(Request::decode(message.payload()), Some(request));
+/// # Ok::<(), hydratecache::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Request {
+    /// The publisher of these messages is to publish them again.
+    Replay(Positions),
+    /// The publisher of these messages has them no more, or will not publish them again now: nobody
+    /// need wait for them.
+    Gone(Positions),
+    /// The publish of this message failed before anything was sent. What it was about has the key, if
+    /// it has one.
+    Unsent(Position, Option<Key>),
+}
+
+/// Messages of one origin, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Positions {
+    /// The publisher incarnation.
+    pub origin: Origin,
+    /// The first of them.
+    pub first: NonZeroU64,
+    /// The last of them, not before the first.
+    pub last: NonZeroU64,
+}
+
+impl Positions {
+    /// How many they are.
+    #[must_use]
+    pub const fn count(self) -> NonZeroU64 {
+        let beyond = self.last.get().saturating_sub(self.first.get());
+        NonZeroU64::MIN.saturating_add(beyond)
+    }
+
+    /// Whether `position` is one of them.
+    #[must_use]
+    pub fn contains(self, position: Position) -> bool {
+        let Position { origin, sequence } = position;
+        origin == self.origin && (self.first..=self.last).contains(&sequence)
+    }
+}
+
+impl Request {
+    /// The body of a [`Message::request`](crate::Message::request).
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut encoder = Encoder::new(Vec::with_capacity(48));
+        let written = match self {
+            Self::Replay(positions) => write_positions(&mut encoder, number::REPLAY, *positions),
+            Self::Gone(positions) => write_positions(&mut encoder, number::GONE, *positions),
+            Self::Unsent(position, key) => write_unsent(&mut encoder, *position, key.as_ref()),
+        };
+        written.expect("writing to a Vec cannot fail");
+        encoder.into_writer().into()
+    }
+
+    /// What the body of a request says; none if its type is not known here, or it is not what its type
+    /// says.
+    #[must_use]
+    pub fn decode(body: &[u8]) -> Option<Self> {
+        if !is_request(body) {
+            return None;
+        }
+        let fields = Fields::read(body)?;
+        let positions = || {
+            let Fields { origin, numbers, .. } = &fields;
+            let (first, last) = (numbers[0]?, numbers[1]?);
+            (first <= last).then_some(Positions { origin: (*origin)?, first, last })
+        };
+        match fields.number? {
+            number::REPLAY => positions().map(Self::Replay),
+            number::GONE => positions().map(Self::Gone),
+            number::UNSENT => {
+                let position = Position { origin: fields.origin?, sequence: fields.numbers[0]? };
+                Some(Self::Unsent(position, fields.key))
+            }
+            _ => None,
+        }
+    }
+}
+
+type Written = Result<(), minicbor::encode::Error<std::convert::Infallible>>;
+
+fn write_positions(e: &mut Encoder<Vec<u8>>, number: u64, positions: Positions) -> Written {
+    e.map(4)?.u8(0)?.u64(number)?.u8(1)?.u64(positions.origin.get())?;
+    e.u8(2)?.u64(positions.first.get())?.u8(3)?.u64(positions.last.get())?;
+    Ok(())
+}
+
+fn write_unsent(e: &mut Encoder<Vec<u8>>, position: Position, key: Option<&Key>) -> Written {
+    const { assert!(Key::MAX_BYTES + 64 <= MAX_REQUEST_BYTES) };
+    e.map(3 + u64::from(key.is_some()))?.u8(0)?.u64(number::UNSENT)?;
+    e.u8(1)?.u64(position.origin.get())?.u8(2)?.u64(position.sequence.get())?;
+    if let Some(key) = key {
+        e.u8(4)?.str(key.as_str())?;
+    }
+    Ok(())
+}
+
+/// The fields of the types that are known here.
+#[derive(Default)]
+struct Fields {
+    number: Option<u64>,
+    origin: Option<Origin>,
+    /// Fields 2 and 3.
+    numbers: [Option<NonZeroU64>; 2],
+    key: Option<Key>,
+}
+
+impl Fields {
+    /// The fields of a well-formed map; others than these are skipped.
+    fn read(body: &[u8]) -> Option<Self> {
+        let mut d = Decoder::new(body);
+        let mut fields = Self::default();
+        for _ in 0..d.map().ok()?? {
+            match d.u64().ok()? {
+                0 => fields.number = Some(d.u64().ok()?),
+                1 => fields.origin = Origin::from_u64(d.u64().ok()?),
+                field @ 2..=3 => {
+                    let number = NonZeroU64::new(d.u64().ok()?);
+                    fields.numbers[usize::from(field == 3)] = number;
+                }
+                4 => fields.key = Some(Key::new(d.str().ok()?).ok()?),
+                _ => d.skip().ok()?,
+            }
+        }
+        Some(fields)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn number() -> impl Strategy<Value = NonZeroU64> {
+        (1..=u64::MAX).prop_map(|number| NonZeroU64::new(number).expect("not zero"))
+    }
+
+    fn request() -> impl Strategy<Value = Request> {
+        let key = prop::option::of("\\PC{1,250}".prop_map(|key| Key::new(key).expect("legal")));
+        (0..3, number(), number(), number(), key).prop_map(|(kind, origin, a, b, key)| {
+            let origin = Origin::from_u64(origin.get()).expect("not zero");
+            let positions = Positions { origin, first: a.min(b), last: a.max(b) };
+            match kind {
+                0 => Request::Replay(positions),
+                1 => Request::Gone(positions),
+                _ => Request::Unsent(Position { origin, sequence: a }, key),
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_request_comes_back(request in request()) {
+            prop_assert_eq!(Request::decode(&request.encode()), Some(request));
+        }
+
+        #[test]
+        fn arbitrary_bodies_do_not_panic(
+            body in prop::collection::vec(any::<u8>(), 0..80), number in 0..5_u8,
+        ) {
+            let _ = Request::decode(&body);
+            let _ = Request::decode(&[&[0xa4, 0, number], &body[..]].concat());
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_nothing() {
+        let unknown = [
+            &b"\xa1\x00\x0f"[..],                    // type 15
+            b"\xa0",                                 // no type
+            b"\xa2\x00\x01\x01\x05",                 // no range
+            b"\xa4\x00\x01\x01\x05\x02\x03\x03\x02", // a range that ends before it begins
+            b"\xa4\x00\x01\x01\x00\x02\x01\x03\x02", // origin 0
+            b"\xa3\x00\x03\x01\x05\x02\x00",         // sequence 0
+            b"\xa4\x00\x03\x01\x05\x02\x01\x04\x60", // an empty key
+            b"\xa1\x61\x61\x01",                     // a field that is no number
+        ];
+        for body in unknown {
+            assert_eq!(Request::decode(body), None, "{body:02x?}");
+        }
+        let extended = b"\xa5\x00\x01\x01\x05\x02\x01\x03\x02\x18\x63\x81\xf6";
+        assert!(matches!(Request::decode(extended), Some(Request::Replay(_))));
+    }
+
+    #[test]
+    fn the_longest_key_fits() {
+        let key = Key::new("k".repeat(Key::MAX_BYTES)).expect("legal");
+        let most = NonZeroU64::MAX;
+        let origin = Origin::from_u64(u64::MAX).expect("not zero");
+        let request = Request::Unsent(Position { origin, sequence: most }, Some(key));
+        assert!(is_request(&request.encode()));
+    }
+}
