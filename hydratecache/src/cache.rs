@@ -32,6 +32,7 @@ mod leases;
 mod ledger;
 mod policy;
 mod refills;
+mod repair;
 mod replica;
 mod source;
 mod stats;

@@ -15,6 +15,7 @@ use futures::stream::FuturesOrdered;
 use futures::{FutureExt, Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use draft::Draft;
 pub use event::{Change, Event, Update, Updates};
@@ -24,11 +25,12 @@ use crate::cache::{Hydrate, LocalCache};
 use crate::codec::{Cbor, Codec};
 use crate::message::ContentType;
 use crate::publisher::{Heartbeats, Lane, MAX_BATCH_BYTES, Publish};
-use crate::transport::Transport;
+use crate::transport::{Signal, Transport};
 use crate::version::HybridClock;
 use crate::wire::{Rejection, RejectionReason};
 use crate::{
-    Error, ErrorKind, Key, Message, Origin, Result, Topic, Ttl, Version, VersionDomain, WallClock,
+    Error, ErrorKind, Key, Kind, Message, Origin, Request, Result, Topic, Ttl, Version,
+    VersionDomain, WallClock,
 };
 
 /// Typed publish and subscribe on one topic, over any transport.
@@ -53,7 +55,7 @@ pub(crate) struct Inner<T> {
     pub(crate) codec: Arc<dyn Codec<T>>,
     domain: VersionDomain,
     pub(crate) clock: Arc<HybridClock>,
-    lane: Lane,
+    pub(crate) lane: Lane,
     counters: Counters,
 }
 
@@ -73,6 +75,8 @@ pub struct ChannelStats {
     pub failed: u64,
     /// Batches that the transport was given; `published / batches` is how well batching works.
     pub batches: u64,
+    /// Messages that were published again for those who missed them.
+    pub replayed: u64,
     /// Messages that all subscriptions of this channel received.
     pub received: u64,
     /// Messages that arrived and could not be used.
@@ -111,6 +115,7 @@ impl<T: Send + Sync + 'static> Channel<T> {
             codec: Arc::new(codec),
             domain: VersionDomain::default(),
             heartbeats: Heartbeats::DEFAULT,
+            replay_bytes: ChannelBuilder::<T>::DEFAULT_REPLAY_BYTES,
             clock: WallClock::default(),
             origin: None,
         }
@@ -273,6 +278,31 @@ impl<T: Send + Sync + 'static> Channel<T> {
         Hydrate::new(self.clone(), cache)
     }
 
+    /// Listens for requests of those who missed messages of this channel, and answers them until the
+    /// returned guard is dropped.
+    ///
+    /// A channel that is hydrated from or subscribed to, in this process, does so anyway. For one that only
+    /// publishes it costs what a subscription to the topic does, and nothing is done with what else arrives.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Self::subscribe).
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no subscription behind.
+    pub async fn answer_requests(&self) -> Result<Answering> {
+        let mut subscription = self.0.transport.subscribe(self.0.topic.clone()).await?;
+        let (channel, listening) = (self.0.clone(), self.0.lane.listen());
+        let task = tokio::spawn(async move {
+            let _listening = listening;
+            while let Some(signal) = subscription.next().await {
+                if let Signal::Message(message) = &signal {
+                    channel.asked(message);
+                }
+            }
+        });
+        Ok(Answering(AbortOnDropHandle::new(task)))
+    }
+
     /// What this channel has done so far.
     #[must_use]
     pub fn stats(&self) -> ChannelStats {
@@ -281,6 +311,7 @@ impl<T: Send + Sync + 'static> Channel<T> {
             published: lane.published,
             failed: lane.failed,
             batches: lane.batches,
+            replayed: lane.replayed,
             received: self.0.counters.received.load(Ordering::Relaxed),
             rejected: self.0.counters.rejected.load(Ordering::Relaxed),
         }
@@ -335,6 +366,23 @@ impl<T: 'static> Inner<T> {
                  every write of the key",
             )),
         }
+    }
+
+    /// Where versions come from.
+    pub(crate) fn domain(&self) -> VersionDomain {
+        self.domain
+    }
+
+    /// Takes note of a request for messages of this channel.
+    pub(crate) fn asked(&self, message: &Message) -> Option<Request> {
+        if message.kind() != Kind::Request {
+            return None;
+        }
+        let request = Request::decode(message.payload());
+        if let Some(Request::Replay(positions)) = &request {
+            self.lane.asked(*positions);
+        }
+        request
     }
 
     /// Whether a version of the caller's belongs here.
@@ -400,6 +448,11 @@ impl<T: 'static> Inner<T> {
     }
 }
 
+/// A channel that answers requests, as long as this lives.
+#[derive(Debug)]
+#[must_use = "dropping it ends the answers"]
+pub struct Answering(#[allow(dead_code, reason = "ends with the guard")] AbortOnDropHandle<()>);
+
 fn after(published: u64, error: &Error) -> Error {
     error.in_context(format!("after {published} published messages"))
 }
@@ -433,11 +486,17 @@ pub struct ChannelBuilder<T> {
     codec: Arc<dyn Codec<T>>,
     domain: VersionDomain,
     heartbeats: Heartbeats,
+    replay_bytes: usize,
     clock: WallClock,
     origin: Option<Origin>,
 }
 
 impl<T> ChannelBuilder<T> {
+    /// How much of its latest messages a channel keeps: 4 MiB, some 9,000 messages of 256 bytes. A lost
+    /// message is noticed with the next one, and a lost last one 5 s later; so at 1,000 writes a second
+    /// there is room for nearly twice what may be asked for.
+    pub const DEFAULT_REPLAY_BYTES: usize = 4 << 20;
+
     /// Where versions come from (default [`VersionDomain::Clock`], which needs nothing from the
     /// caller). All channels of a topic are built alike.
     pub fn with_versions(self, domain: VersionDomain) -> Self {
@@ -451,6 +510,17 @@ impl<T> ChannelBuilder<T> {
         // A zero interval would be a loop without a pause.
         let first = first.max(Duration::from_millis(1));
         Self { heartbeats: Heartbeats { first, longest: longest.max(first) }, ..self }
+    }
+
+    /// How much of its latest messages this channel keeps, in bytes, to publish them again for those who
+    /// missed them (default [`DEFAULT_REPLAY_BYTES`](Self::DEFAULT_REPLAY_BYTES)). 0: nothing, and who
+    /// misses something is told so at once.
+    ///
+    /// Only a channel that hears requests can answer them, so nothing is kept while it has neither a
+    /// hydration, nor a subscription, nor [`answer_requests`](Channel::answer_requests). Where the broker
+    /// keeps messages itself ([`Limits::durable`](crate::Limits::durable)), nothing is kept either.
+    pub fn with_replay_bytes(self, bytes: usize) -> Self {
+        Self { replay_bytes: bytes, ..self }
     }
 
     /// The wall clock that versions and the age of a TTL are read from (default: the system's).
@@ -473,7 +543,10 @@ impl<T> ChannelBuilder<T> {
         let clock = Arc::new(HybridClock::new(self.clock));
         let (transport, heartbeats) = (self.transport, self.heartbeats);
         let origin = self.origin.unwrap_or_else(Origin::random);
-        let lane = Lane::new(transport.clone(), topic.clone(), origin, clock.clone(), heartbeats);
+        let (lane_transport, lane_clock) = (transport.clone(), clock.clone());
+        let replay_bytes = self.replay_bytes;
+        let lane =
+            Lane::new(lane_transport, topic.clone(), origin, lane_clock, heartbeats, replay_bytes);
         Ok(Channel(Arc::new(Inner {
             transport,
             topic,

@@ -207,23 +207,26 @@ fn track(tracker: &mut Tracker, arrival: Arrival, mut hear: impl FnMut(Signal)) 
         Ok(message) => (message.position(), message.kind() == Kind::Heartbeat),
         Err(rejection) => (rejection.position(), false),
     };
-    let (missing, duplicate) = match position {
-        None => (None, false),
-        Some(position) if heartbeat => (tracker.heartbeat(position), false),
+    let (mut gap, mut is_late, mut is_duplicate) = (None, false, false);
+    match position {
+        None => {}
+        Some(position) if heartbeat => gap = tracker.heartbeat(position),
         Some(position) => match tracker.message(position) {
-            Verdict::Next => (None, false),
-            Verdict::After(missing) => (Some(missing), false),
-            Verdict::Duplicate => (None, true),
+            Verdict::Next => {}
+            Verdict::After(missing) => gap = Some(missing),
+            Verdict::Late => is_late = true,
+            Verdict::Duplicate => is_duplicate = true,
         },
-    };
+    }
     if tracker.take_forgotten() {
         hear(Signal::Gap(Gap::Unknown));
     }
-    if let Some(missing) = missing {
-        hear(Signal::Gap(Gap::Exact(missing)));
+    if let Some(gap) = gap {
+        hear(Signal::Gap(gap));
     }
     match arrival {
-        _ if heartbeat || duplicate => {}
+        _ if heartbeat || is_duplicate => {}
+        Ok(message) if is_late => hear(Signal::Late(message)),
         Ok(message) => hear(Signal::Message(message)),
         Err(rejection) => hear(Signal::Rejected(rejection)),
     }

@@ -12,13 +12,15 @@
 
 mod flight;
 mod pulse;
+mod replay;
+mod ring;
 
 use std::fmt;
 use std::future::Future;
 use std::mem;
 use std::num::NonZeroU64;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -30,9 +32,11 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::message::Position;
 use crate::transport::Transport;
 use crate::version::HybridClock;
-use crate::{Error, ErrorKind, Kind, Message, Origin, Result, Topic, Version};
+use crate::{Error, ErrorKind, Kind, Message, Origin, Positions, Request, Result, Topic, Version};
 use flight::{Flight, Waiters, WeakFlight};
 use pulse::Pulse;
+use replay::{Outcome, Replayer};
+use ring::Ring;
 
 /// What a publish returns: which message the broker now has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,10 +70,12 @@ pub(crate) struct LaneStats {
     pub(crate) published: u64,
     pub(crate) failed: u64,
     pub(crate) batches: u64,
+    pub(crate) replayed: u64,
 }
 
 #[derive(Default)]
 struct Counters {
+    replayed: AtomicU64,
     published: AtomicU64,
     failed: AtomicU64,
     batches: AtomicU64,
@@ -100,6 +106,11 @@ struct Inner {
     /// A batch of so many messages departs.
     batch_messages: usize,
     pulse: Pulse,
+    replayer: Replayer,
+    /// How many are listening for requests: without any, nothing is kept for them.
+    listeners: AtomicUsize,
+    /// Locked after the order, never before it.
+    ring: Mutex<Ring>,
     counters: Counters,
     /// Held while sequences are allotted and the batch's future is polled for the first time.
     order: Mutex<Order>,
@@ -156,8 +167,12 @@ impl Lane {
         origin: Origin,
         clock: Arc<HybridClock>,
         heartbeats: Heartbeats,
+        replay_bytes: usize,
     ) -> Self {
-        let batch_messages = transport.limits().batch_messages;
+        let limits = transport.limits();
+        let batch_messages = limits.batch_messages;
+        // Of what the broker keeps itself, nobody asks for a replay.
+        let replay_bytes = if limits.durable { 0 } else { replay_bytes };
         Self(Arc::new(Inner {
             transport,
             topic,
@@ -166,6 +181,9 @@ impl Lane {
             heartbeats,
             batch_messages,
             pulse: Pulse::default(),
+            replayer: Replayer::default(),
+            listeners: AtomicUsize::new(0),
+            ring: Mutex::new(Ring::new(replay_bytes, Instant::now())),
             counters: Counters::default(),
             order: Mutex::new(Order { last_sequence: 0, last_publish: Instant::now() }),
             gathering: Mutex::default(),
@@ -177,10 +195,10 @@ impl Lane {
     }
 
     pub(crate) fn stats(&self) -> LaneStats {
-        let Counters { published, failed, batches } = &self.0.counters;
-        let [published, failed, batches] =
-            [published, failed, batches].map(|counter| counter.load(Ordering::Relaxed));
-        LaneStats { published, failed, batches }
+        let Counters { published, failed, batches, replayed } = &self.0.counters;
+        let [published, failed, batches, replayed] =
+            [published, failed, batches, replayed].map(|counter| counter.load(Ordering::Relaxed));
+        LaneStats { published, failed, batches, replayed }
     }
 
     /// A future that publishes `message`, alone or with others.
@@ -198,6 +216,32 @@ impl Lane {
         async move { flight.await.map(drop) }
     }
 
+    /// Sends `request`, as soon as it is polled.
+    pub(crate) fn ask(
+        &self,
+        request: &Request,
+    ) -> impl Future<Output = Result<()>> + Send + 'static {
+        let message = Message::request(self.0.origin, request.encode());
+        let lane = self.0.clone();
+        async move {
+            let flight = lane.launch(&mut lock(&lane.order), vec![message?], Arc::default());
+            flight.await.map(drop)
+        }
+    }
+
+    /// Someone listens for requests from now on, until the guard is dropped.
+    pub(crate) fn listen(&self) -> Listening {
+        self.0.listeners.fetch_add(1, Ordering::Relaxed);
+        Listening(self.0.clone())
+    }
+
+    /// Someone asks for messages to be published again. Without a Tokio runtime nobody is answered.
+    pub(crate) fn asked(&self, positions: Positions) {
+        if positions.origin == self.0.origin {
+            self.0.replayer.asked(&self.0, positions);
+        }
+    }
+
     /// Waits until every publish that began before has its answer.
     pub(crate) async fn flush(&self) {
         let open = lock(&self.0.gathering).open.as_ref().map(|open| open.batch.clone());
@@ -212,6 +256,17 @@ impl Lane {
         for flight in under_way {
             // The answer goes to those who published; here only the end matters.
             let _ = flight.await;
+        }
+    }
+}
+
+/// Someone listens for requests, as long as this lives.
+pub(crate) struct Listening(Arc<Inner>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if self.0.listeners.fetch_sub(1, Ordering::Relaxed) == 1 {
+            lock(&self.0.ring).forget();
         }
     }
 }
@@ -236,11 +291,16 @@ impl Inner {
         let sent = self.stamp(order, &mut batch);
         let (lane, topic, count) = (self.clone(), self.topic.clone(), batch.len() as u64);
         let has_data = batch.iter().any(|message| message.kind.is_write());
+        let kept = (has_data && self.listeners.load(Ordering::Relaxed) > 0)
+            .then(|| Outcome::of(self.clone(), sent.first_sequence, &batch));
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
         let answer = async move {
             let answer = lane.transport.publish(topic, batch).await;
             let Counters { published, failed, .. } = &lane.counters;
             if answer.is_ok() { published } else { failed }.fetch_add(count, Ordering::Relaxed);
+            if let Some(kept) = kept {
+                kept.known(answer.as_ref().err());
+            }
             if has_data && answer.is_err() {
                 lane.pulse.failed();
             }
@@ -253,6 +313,20 @@ impl Inner {
             gathering.under_way.push(flight.downgrade());
         }
         flight
+    }
+
+    /// Hands over messages that have their numbers, behind all that was sent before. A heartbeat among
+    /// them says how far that is.
+    fn relaunch(self: &Arc<Self>, order: &Order, mut batch: Vec<Message>) -> Flight {
+        for message in &mut batch {
+            if message.kind == Kind::Heartbeat {
+                message.sequence = NonZeroU64::new(order.last_sequence);
+            }
+        }
+        let (lane, topic) = (self.clone(), self.topic.clone());
+        let sent = Sent { first_sequence: order.last_sequence, first_clock: 0 };
+        let answer = async move { lane.transport.publish(topic, batch).await.map(|()| sent) };
+        Flight::launch(answer.boxed(), Arc::default())
     }
 
     /// Numbers whose publish fails are not used again: the row was probably written, and the jump

@@ -39,13 +39,19 @@ pub enum Request {
     /// The publisher of these messages has them no more, or will not publish them again now: nobody
     /// need wait for them.
     Gone(Positions),
-    /// The publish of this message failed before anything was sent. What it was about has the key, if
-    /// it has one.
-    Unsent(Position, Option<Key>),
+    /// The publish of a message failed before anything was sent: it will not come.
+    Unsent {
+        /// The message.
+        position: Position,
+        /// What it was about; none: all keys.
+        key: Option<Key>,
+        /// What orders it among the writes of its key, as a number of the channel's domain.
+        version: Option<u64>,
+    },
 }
 
 /// Messages of one origin, one after the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Positions {
     /// The publisher incarnation.
     pub origin: Origin,
@@ -56,6 +62,13 @@ pub struct Positions {
 }
 
 impl Positions {
+    /// The messages `first` to `last` of `origin`; none if the first is 0 or behind the last.
+    #[must_use]
+    pub fn new(origin: Origin, first: u64, last: u64) -> Option<Self> {
+        let (first, last) = (NonZeroU64::new(first)?, NonZeroU64::new(last)?);
+        (first <= last).then_some(Self { origin, first, last })
+    }
+
     /// How many they are.
     #[must_use]
     pub const fn count(self) -> NonZeroU64 {
@@ -79,7 +92,9 @@ impl Request {
         let written = match self {
             Self::Replay(positions) => write_positions(&mut encoder, number::REPLAY, *positions),
             Self::Gone(positions) => write_positions(&mut encoder, number::GONE, *positions),
-            Self::Unsent(position, key) => write_unsent(&mut encoder, *position, key.as_ref()),
+            Self::Unsent { position, key, version } => {
+                write_unsent(&mut encoder, *position, key.as_ref(), *version)
+            }
         };
         written.expect("writing to a Vec cannot fail");
         encoder.into_writer().into()
@@ -103,7 +118,7 @@ impl Request {
             number::GONE => positions().map(Self::Gone),
             number::UNSENT => {
                 let position = Position { origin: fields.origin?, sequence: fields.numbers[0]? };
-                Some(Self::Unsent(position, fields.key))
+                Some(Self::Unsent { position, key: fields.key, version: fields.version })
             }
             _ => None,
         }
@@ -118,12 +133,22 @@ fn write_positions(e: &mut Encoder<Vec<u8>>, number: u64, positions: Positions) 
     Ok(())
 }
 
-fn write_unsent(e: &mut Encoder<Vec<u8>>, position: Position, key: Option<&Key>) -> Written {
+fn write_unsent(
+    e: &mut Encoder<Vec<u8>>,
+    position: Position,
+    key: Option<&Key>,
+    version: Option<u64>,
+) -> Written {
     const { assert!(Key::MAX_BYTES + 64 <= MAX_REQUEST_BYTES) };
-    e.map(3 + u64::from(key.is_some()))?.u8(0)?.u64(number::UNSENT)?;
+    e.map(3 + u64::from(key.is_some()) + u64::from(version.is_some()))?
+        .u8(0)?
+        .u64(number::UNSENT)?;
     e.u8(1)?.u64(position.origin.get())?.u8(2)?.u64(position.sequence.get())?;
     if let Some(key) = key {
         e.u8(4)?.str(key.as_str())?;
+    }
+    if let Some(version) = version {
+        e.u8(5)?.u64(version)?;
     }
     Ok(())
 }
@@ -136,6 +161,7 @@ struct Fields {
     /// Fields 2 and 3.
     numbers: [Option<NonZeroU64>; 2],
     key: Option<Key>,
+    version: Option<u64>,
 }
 
 impl Fields {
@@ -152,6 +178,7 @@ impl Fields {
                     fields.numbers[usize::from(field == 3)] = number;
                 }
                 4 => fields.key = Some(Key::new(d.str().ok()?).ok()?),
+                5 => fields.version = Some(d.u64().ok()?),
                 _ => d.skip().ok()?,
             }
         }
@@ -170,15 +197,20 @@ mod tests {
 
     fn request() -> impl Strategy<Value = Request> {
         let key = prop::option::of("\\PC{1,250}".prop_map(|key| Key::new(key).expect("legal")));
-        (0..3, number(), number(), number(), key).prop_map(|(kind, origin, a, b, key)| {
-            let origin = Origin::from_u64(origin.get()).expect("not zero");
-            let positions = Positions { origin, first: a.min(b), last: a.max(b) };
-            match kind {
-                0 => Request::Replay(positions),
-                1 => Request::Gone(positions),
-                _ => Request::Unsent(Position { origin, sequence: a }, key),
-            }
-        })
+        let version = any::<Option<u64>>();
+        (0..3, number(), number(), number(), key, version).prop_map(
+            |(kind, origin, a, b, key, version)| {
+                let origin = Origin::from_u64(origin.get()).expect("not zero");
+                let positions = Positions { origin, first: a.min(b), last: a.max(b) };
+                match kind {
+                    0 => Request::Replay(positions),
+                    1 => Request::Gone(positions),
+                    _ => {
+                        Request::Unsent { position: Position { origin, sequence: a }, key, version }
+                    }
+                }
+            },
+        )
     }
 
     proptest! {
@@ -220,7 +252,11 @@ mod tests {
         let key = Key::new("k".repeat(Key::MAX_BYTES)).expect("legal");
         let most = NonZeroU64::MAX;
         let origin = Origin::from_u64(u64::MAX).expect("not zero");
-        let request = Request::Unsent(Position { origin, sequence: most }, Some(key));
+        let request = Request::Unsent {
+            position: Position { origin, sequence: most },
+            key: Some(key),
+            version: Some(u64::MAX),
+        };
         assert!(is_request(&request.encode()));
     }
 }

@@ -3,21 +3,23 @@
 //! A state machine without I/O. Messages and link events go in; what to do with each message
 //! comes out. `docs/ARCHITECTURE.md` says where it stands.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU64;
 
-use crate::Origin;
 use crate::message::Position;
 use crate::transport::Gap;
+use crate::{Origin, Positions};
 
 /// What to do with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing is missing before it: deliver it.
     Next,
-    /// This many messages are missing before it: report the gap, then deliver it.
-    After(NonZeroU64),
-    /// It was delivered, or reported in a gap: drop it.
+    /// Messages are missing before it: report the gap, then deliver it.
+    After(Gap),
+    /// It was reported missing, as one of those of a [`Gap::Known`], and is not missing any more.
+    Late,
+    /// It was delivered, or nobody misses it: drop it.
     Duplicate,
 }
 
@@ -35,6 +37,8 @@ pub struct Tracker {
     epoch: u32,
     /// How many messages the link counted as lost that no origin's jump has accounted for yet.
     counted: u64,
+    /// What was reported missing and may still come, the oldest first: of each origin ascending.
+    missing: VecDeque<Positions>,
     forgot: bool,
 }
 
@@ -49,6 +53,10 @@ impl Tracker {
     /// How many origins are remembered. 2,000 instances that restart daily for a month; about
     /// 3 MiB when full.
     pub const DEFAULT_CAPACITY: usize = 65_536;
+
+    /// How many gaps are remembered, in case that their messages come after all. Those of the gaps
+    /// before are dropped then, and whoever waits for them repairs itself in another way.
+    const MOST_MISSING: usize = 256;
 
     /// A tracker that has heard nobody.
     #[must_use]
@@ -65,6 +73,7 @@ impl Tracker {
             now: 0,
             epoch: 0,
             counted: 0,
+            missing: VecDeque::new(),
             forgot: false,
         }
     }
@@ -74,13 +83,14 @@ impl Tracker {
         let sequence = position.sequence.get();
         match self.advance(position.origin, sequence, sequence - 1) {
             Advance::Missing(missing) => missing.map_or(Verdict::Next, Verdict::After),
+            Advance::Not if self.take_missing(position) => Verdict::Late,
             Advance::Not => Verdict::Duplicate,
         }
     }
 
-    /// A heartbeat was seen: `position` is the last message that its origin sent. Returns how many
+    /// A heartbeat was seen: `position` is the last message that its origin sent. Returns which
     /// messages are missing up to and including that one.
-    pub fn heartbeat(&mut self, position: Position) -> Option<NonZeroU64> {
+    pub fn heartbeat(&mut self, position: Position) -> Option<Gap> {
         if let Some(heard) = self.heard.get_mut(&position.origin)
             && heard.last == position.sequence.get()
         {
@@ -98,10 +108,7 @@ impl Tracker {
     /// be missing before the next message of each origin. What it could not count is counted now.
     pub fn reported_by_the_link(&mut self, gap: Gap) {
         self.epoch = self.epoch.wrapping_add(1);
-        self.counted = match gap {
-            Gap::Exact(count) => self.counted.saturating_add(count.get()),
-            Gap::Unknown => 0,
-        };
+        self.counted = gap.exact().map_or(0, |count| self.counted.saturating_add(count));
     }
 
     /// Whether an origin was forgotten, for want of room, since this was last asked: from then on
@@ -120,20 +127,54 @@ impl Tracker {
             if sequence <= heard.last {
                 return Advance::Not;
             }
-            let mut missing = complete - heard.last;
+            let missing = Positions::new(origin, heard.last + 1, complete);
             heard.last = sequence;
-            if std::mem::replace(&mut heard.epoch, epoch) != epoch {
-                let counted = missing.min(self.counted);
-                self.counted -= counted;
-                missing -= counted;
-            }
-            return Advance::Missing(NonZeroU64::new(missing));
+            let is_first_since = std::mem::replace(&mut heard.epoch, epoch) != epoch;
+            let gap = missing.and_then(|missing| self.uncounted(missing, is_first_since));
+            return Advance::Missing(gap);
         }
         if self.heard.len() >= self.capacity {
             self.forget_the_silent_half();
         }
         self.heard.insert(origin, Heard { last: sequence, epoch, at });
         Advance::Missing(None)
+    }
+
+    /// What is left of `missing` without those that the link counted.
+    fn uncounted(&mut self, missing: Positions, is_first_since: bool) -> Option<Gap> {
+        let count = missing.count().get();
+        let counted = if is_first_since { count.min(self.counted) } else { 0 };
+        self.counted -= counted;
+        if counted > 0 {
+            // Which of them the link counted is not known.
+            return NonZeroU64::new(count - counted).map(Gap::Exact);
+        }
+        if self.missing.len() >= Self::MOST_MISSING {
+            self.missing.pop_front();
+        }
+        self.missing.push_back(missing);
+        Some(Gap::Known(missing))
+    }
+
+    /// Whether `position` is missing. From now on it is not.
+    fn take_missing(&mut self, position: Position) -> bool {
+        let Some(at) = self.missing.iter().position(|missing| missing.contains(position)) else {
+            return false;
+        };
+        let Positions { origin, first, last } = self.missing[at];
+        let number = position.sequence.get();
+        let before = Positions::new(origin, first.get(), number - 1);
+        let behind =
+            number.checked_add(1).and_then(|next| Positions::new(origin, next, last.get()));
+        match (before, behind) {
+            (Some(before), Some(behind)) => {
+                self.missing[at] = before;
+                self.missing.insert(at + 1, behind);
+            }
+            (Some(rest), None) | (None, Some(rest)) => self.missing[at] = rest,
+            (None, None) => drop(self.missing.remove(at)),
+        }
+        true
     }
 
     /// Half at a time, so that a flood of origins costs little each.
@@ -153,14 +194,16 @@ impl Default for Tracker {
 }
 
 enum Advance {
-    /// Onwards, with as many missing before.
-    Missing(Option<NonZeroU64>),
+    /// Onwards, with these missing before.
+    Missing(Option<Gap>),
     /// Not at all: it is not after the last one heard.
     Not,
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -171,10 +214,20 @@ mod tests {
         }
     }
 
+    fn count(gap: Gap) -> u64 {
+        gap.exact().expect("jumps are counted")
+    }
+
+    fn known(first: u64, last: u64) -> Gap {
+        let origin = Origin::from_u64(1).expect("not zero");
+        Gap::Known(Positions::new(origin, first, last).expect("in order"))
+    }
+
     /// What a tracker reported, against what was sent.
     #[derive(Default)]
     struct Ledger {
         delivered: Vec<u64>,
+        late: Vec<u64>,
         missing: u64,
     }
 
@@ -182,9 +235,13 @@ mod tests {
         fn message(&mut self, tracker: &mut Tracker, sequence: u64) {
             match tracker.message(at(1, sequence)) {
                 Verdict::Next => self.delivered.push(sequence),
-                Verdict::After(missing) => {
-                    self.missing += missing.get();
+                Verdict::After(gap) => {
+                    self.missing += count(gap);
                     self.delivered.push(sequence);
+                }
+                Verdict::Late => {
+                    self.missing -= 1;
+                    self.late.push(sequence);
                 }
                 Verdict::Duplicate => {}
             }
@@ -216,7 +273,7 @@ mod tests {
             for sequence in &arrivals {
                 ledger.message(&mut tracker, sequence + 1);
             }
-            let tail = tracker.heartbeat(at(1, SENT + 1)).map_or(0, NonZeroU64::get);
+            let tail = tracker.heartbeat(at(1, SENT + 1)).map_or(0, count);
             let delivered = ledger.delivered.len() as u64;
             assert!(ledger.delivered.is_sorted_by(|a, b| a < b), "{arrivals:?}");
             assert_eq!(delivered + ledger.missing + tail, SENT, "{arrivals:?}");
@@ -243,9 +300,11 @@ mod tests {
                 ledger.message(&mut tracker, *sequence);
             }
             assert_eq!(tracker.heartbeat(at(1, 8)), None, "8 itself arrived");
-            // A late message was reported missing before it came: it is never delivered after.
+            // A late message was reported missing before it came: it is never delivered as if in order.
             assert!(ledger.delivered.is_sorted_by(|a, b| a < b), "{arrivals:?}");
-            assert_eq!(ledger.delivered.len() as u64 + ledger.missing, 7, "{arrivals:?}");
+            let both =
+                ledger.delivered.iter().chain(&ledger.late).copied().collect::<BTreeSet<_>>();
+            assert_eq!((both.len(), ledger.missing), (7, 0), "{arrivals:?}");
             count += 1;
         });
         assert_eq!(count, 5040);
@@ -255,7 +314,7 @@ mod tests {
     fn a_lost_last_message_is_noticed_by_the_heartbeat_once() {
         let mut tracker = Tracker::new();
         assert_eq!(tracker.message(at(1, 1)), Verdict::Next);
-        assert_eq!(tracker.heartbeat(at(1, 3)), NonZeroU64::new(2));
+        assert_eq!(tracker.heartbeat(at(1, 3)), Some(known(2, 3)));
         assert_eq!(tracker.heartbeat(at(1, 3)), None);
         assert_eq!(tracker.message(at(1, 4)), Verdict::Next);
     }
@@ -271,10 +330,15 @@ mod tests {
         tracker.reported_by_the_link(exact(3));
         assert_eq!(tracker.message(at(1, 5)), Verdict::Duplicate);
         assert_eq!(tracker.message(at(1, 9)), Verdict::Next);
-        assert_eq!(tracker.message(at(1, 11)), Verdict::After(NonZeroU64::MIN));
+        assert_eq!(
+            tracker.message(at(1, 7)),
+            Verdict::Duplicate,
+            "nobody was told which are missing"
+        );
+        assert_eq!(tracker.message(at(1, 11)), Verdict::After(known(10, 10)));
         tracker.reported_by_the_link(exact(1));
         assert_eq!(tracker.heartbeat(at(1, 11)), None, "nothing of this origin was lost");
-        assert_eq!(tracker.message(at(1, 13)), Verdict::After(NonZeroU64::MIN));
+        assert_eq!(tracker.message(at(1, 13)), Verdict::After(known(12, 12)));
     }
 
     #[test]
@@ -282,9 +346,42 @@ mod tests {
         let mut tracker = Tracker::new();
         tracker.message(at(1, 5));
         tracker.reported_by_the_link(exact(2));
-        assert_eq!(tracker.message(at(1, 9)), Verdict::After(NonZeroU64::MIN));
+        assert_eq!(tracker.message(at(1, 9)), Verdict::After(exact(1)));
         tracker.reported_by_the_link(Gap::Unknown);
-        assert_eq!(tracker.heartbeat(at(1, 10)), Some(NonZeroU64::MIN));
+        assert_eq!(tracker.heartbeat(at(1, 10)), Some(known(10, 10)));
+    }
+
+    #[test]
+    fn what_is_missing_is_taken_late_once_in_any_order_and_nothing_else_is() {
+        let mut tracker = Tracker::new();
+        tracker.message(at(1, 1));
+        assert_eq!(tracker.message(at(1, 6)), Verdict::After(known(2, 5)));
+        for (sequence, verdict) in [
+            (4, Verdict::Late),
+            (4, Verdict::Duplicate),
+            (2, Verdict::Late),
+            (5, Verdict::Late),
+            (1, Verdict::Duplicate),
+            (6, Verdict::Duplicate),
+            (3, Verdict::Late),
+            (3, Verdict::Duplicate),
+            (7, Verdict::Next),
+        ] {
+            assert_eq!(tracker.message(at(1, sequence)), verdict, "{sequence}");
+        }
+        assert!(tracker.missing.is_empty());
+    }
+
+    #[test]
+    fn only_so_many_gaps_are_remembered() {
+        let mut tracker = Tracker::new();
+        let gaps = 2 * Tracker::MOST_MISSING as u64;
+        for number in 0..=gaps {
+            tracker.message(at(1, 2 * number + 1));
+        }
+        assert!(tracker.missing.len() <= Tracker::MOST_MISSING);
+        assert_eq!(tracker.message(at(1, 2)), Verdict::Duplicate, "nobody waits so long");
+        assert_eq!(tracker.message(at(1, 2 * gaps)), Verdict::Late);
     }
 
     #[test]
@@ -297,7 +394,7 @@ mod tests {
         assert!(tracker.take_forgotten());
         assert!(!tracker.take_forgotten());
         assert_eq!(tracker.message(at(1000, 2)), Verdict::Next, "the latest are remembered");
-        assert_eq!(tracker.message(at(1000, 4)), Verdict::After(NonZeroU64::MIN));
+        assert!(matches!(tracker.message(at(1000, 4)), Verdict::After(Gap::Known(_))));
     }
 
     proptest! {
@@ -316,13 +413,13 @@ mod tests {
                 if !lost {
                     delivered += 1;
                     if let Verdict::After(n) = tracker.message(at(*origin, *sequence)) {
-                        missing += n.get();
+                        missing += count(n);
                     }
                 }
             }
             for origin in 1..5 {
                 let last = at(origin, sent[usize::try_from(origin).expect("small")]);
-                missing += tracker.heartbeat(last).map_or(0, NonZeroU64::get);
+                missing += tracker.heartbeat(last).map_or(0, count);
             }
             prop_assert_eq!(delivered + missing, steps.len() as u64);
         }

@@ -16,7 +16,7 @@ use futures::stream::{BoxStream, Stream};
 use tokio::time::Instant;
 
 use crate::wire::Rejection;
-use crate::{Error, ErrorKind, Message, Result, Topic};
+use crate::{Error, ErrorKind, Message, Positions, Result, Topic};
 
 /// Moves messages through one broker. Knows nothing of types.
 ///
@@ -241,6 +241,8 @@ impl Fence {
 /// Messages that were, or may have been, lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Gap {
+    /// These, of one publisher. They may be published again.
+    Known(Positions),
     /// This many.
     Exact(NonZeroU64),
     /// Any number, even none.
@@ -251,8 +253,8 @@ impl Gap {
     /// Both gaps as one.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Exact(a), Self::Exact(b)) => Self::Exact(a.saturating_add(b.get())),
+        match (self.count(), other.count()) {
+            (Some(a), Some(b)) => Self::Exact(a.saturating_add(b.get())),
             _ => Self::Unknown,
         }
     }
@@ -260,8 +262,13 @@ impl Gap {
     /// How many, where that is known.
     #[must_use]
     pub fn exact(self) -> Option<u64> {
+        self.count().map(NonZeroU64::get)
+    }
+
+    fn count(self) -> Option<NonZeroU64> {
         match self {
-            Self::Exact(count) => Some(count.get()),
+            Self::Known(positions) => Some(positions.count()),
+            Self::Exact(count) => Some(count),
             Self::Unknown => None,
         }
     }
@@ -269,9 +276,9 @@ impl Gap {
 
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(count) => write!(f, "{count} messages were lost"),
-            Self::Unknown => f.write_str("messages may have been lost"),
+        match self.count() {
+            Some(count) => write!(f, "{count} messages were lost"),
+            None => f.write_str("messages may have been lost"),
         }
     }
 }
@@ -290,6 +297,9 @@ pub enum Signal {
     Live,
     /// Messages were, or may have been, lost at this point of the stream.
     Gap(Gap),
+    /// A message that a gap before stood for came after all, behind later ones of its publisher:
+    /// what orders it is its version.
+    Late(Message),
     /// A message arrived that could not be used.
     Rejected(Rejection),
 }

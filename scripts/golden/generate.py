@@ -121,7 +121,7 @@ def requests():
     return {
         "replay": body((0, uint(1)), (1, origin), (2, first), (3, last)),
         "gone": body((0, uint(2)), (1, origin), (2, first), (3, last)),
-        "unsent": body((0, uint(3)), (1, origin), (2, first), (4, text("user:1"))),
+        "unsent": body((0, uint(3)), (1, origin), (2, first), (4, text("user:1")), (5, uint(7))),
         "unsent-clear": body((0, uint(3)), (1, origin), (2, first)),
         "of-unknown-type": body((0, uint(MAX_64)), (99, array(text("x")))),
         "of-no-type": body(),

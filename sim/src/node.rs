@@ -81,8 +81,8 @@ pub(crate) struct Life {
     pub(crate) listens_since: Instant,
     /// Since when its replica knows of every write, where no source tells of what was before.
     pub(crate) knows_since: Instant,
-    /// How many gaps there were by then.
-    pub(crate) gaps: u64,
+    /// How often all was dropped by then.
+    pub(crate) clears: u64,
 }
 
 impl Process {
@@ -113,6 +113,7 @@ async fn run(world: Arc<World>, site: Arc<Site>, mut rng: Rng, slot: Arc<Mutex<O
         .with_versions(plan.truth.domain())
         .with_heartbeats(plan.heartbeats.0, plan.heartbeats.1)
         .with_wall_clock(site.clone().wall_clock())
+        .with_replay_bytes(plan.replay_bytes)
         .with_origin(world.next_origin())
         .build()
         .expect("a legal topic");
@@ -140,7 +141,7 @@ async fn run(world: Arc<World>, site: Arc<Site>, mut rng: Rng, slot: Arc<Mutex<O
         heard: heard.clone(),
         listens_since,
         knows_since: Instant::now(),
-        gaps: 0,
+        clears: 0,
     });
     world.oracle.note("ready", &[site.node as u64]);
     let listens = listen(&world, &site, signals, &heard);
@@ -199,6 +200,7 @@ async fn listen(
         let what = match &signal {
             hydratecache::Signal::Message(_) => "heard",
             hydratecache::Signal::Gap(_) => "gap",
+            hydratecache::Signal::Late(_) => "late",
             hydratecache::Signal::Disrupted(_) => "disrupted",
             hydratecache::Signal::Live => "live",
             _ => "fenced",

@@ -1,5 +1,6 @@
 //! What is known of every write, and the judgement of every read.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -22,6 +23,7 @@ struct State {
     writes: Vec<Write>,
     /// For each key, what the broker accepted, in order.
     accepted: Vec<Vec<Accepted>>,
+    is_accepted: BTreeSet<u64>,
     violations: Vec<String>,
     events: u64,
     trace: DefaultHasher,
@@ -85,6 +87,7 @@ impl Oracle {
             began: Instant::now(),
             writes: Vec::new(),
             accepted: vec![Vec::new(); keys],
+            is_accepted: BTreeSet::new(),
             violations: Vec::new(),
             events: 0,
             trace: DefaultHasher::new(),
@@ -177,6 +180,10 @@ impl Oracle {
 impl State {
     fn accepted(&mut self, message: &Message) {
         let write = number_of(message);
+        if !self.is_accepted.insert(write) {
+            // Published again for those who missed it: it counts from its first time.
+            return self.note("again", &[write]);
+        }
         self.note("accepted", &[write]);
         let write = index(write);
         if self.truth == Truth::Clocks {

@@ -29,6 +29,8 @@ pub struct Plan {
     pub(crate) liveness: (Duration, Duration),
     /// The room of a reader's queue, in bytes.
     pub(crate) queue_bytes: usize,
+    /// How much a publisher keeps for those who miss it.
+    pub(crate) replay_bytes: usize,
     /// How many deliveries are lost, and how many doubled, while a fault lasts.
     pub(crate) loss: f64,
     /// How long things go wrong.
@@ -148,6 +150,8 @@ impl Plan {
                 patience: Duration::from_millis(rng.u64(500..=8_000)),
                 repairs: rng.bool(),
             },
+            // Nothing, a few messages, or all.
+            replay_bytes: [0, 2 << 10, 4 << 20, 4 << 20][rng.usize(0..4)],
         }
     }
 }

@@ -199,8 +199,9 @@ impl Simulation {
         let copy = if is_whole { Copy::Whole } else { Copy::Part };
         self.each(|_, life| {
             let freshness = life.hydration.freshness();
-            let gaps = life.hydration.stats().gaps;
-            if gaps != std::mem::replace(&mut life.gaps, gaps) {
+            // What was missed and came again is known.
+            let clears = life.hydration.stats().cleared;
+            if clears != std::mem::replace(&mut life.clears, clears) {
                 life.knows_since = Instant::now();
             }
             let Life { replica, shown, knows_since, .. } = life;

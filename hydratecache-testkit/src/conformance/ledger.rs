@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
-use hydratecache::{Gap, Origin, Signal};
+use hydratecache::{Origin, Signal};
 
 use super::trial::{Promise, identity};
 
@@ -55,9 +55,9 @@ impl Ledger {
             },
             Signal::Gap(gap) => {
                 self.gaps += 1;
-                match gap {
-                    Gap::Exact(count) => self.lost += count.get(),
-                    Gap::Unknown => self.unknown += 1,
+                match gap.exact() {
+                    Some(count) => self.lost += count,
+                    None => self.unknown += 1,
                 }
             }
             Signal::Rejected(rejection) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::join_all;
-use hydratecache::{Gap, Signal, Subscription, Topic, Transport};
+use hydratecache::{Signal, Subscription, Topic, Transport};
 use tokio::task::JoinHandle;
 
 use super::support::{
@@ -49,7 +49,7 @@ async fn slow_reader(subject: &dyn Subject, payload_bytes: usize, batch: usize, 
     for signal in &signals {
         match signal {
             Signal::Message(_) => received += 1,
-            Signal::Gap(Gap::Exact(count)) => lost += count.get(),
+            Signal::Gap(gap) if gap.exact().is_some() => lost += gap.exact().unwrap_or(0),
             other => panic!("messages and exact gaps, not {other:?}"),
         }
     }

@@ -210,7 +210,7 @@ impl Listener {
     /// the next message do.
     pub async fn lost(&mut self, count: u64) {
         match self.next("the count of what was lost", secs(5)).await {
-            Signal::Gap(Gap::Exact(lost)) if lost.get() == count => {}
+            Signal::Gap(gap) if gap.exact() == Some(count) => {}
             other => panic!("a gap of {count}, not {other:?}"),
         }
     }

@@ -110,7 +110,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
         self
     }
 
-    /// What is done about every gap (default [`GapAction::Reload`] with a source, else
+    /// What is done about every gap that no replay repairs (default [`GapAction::Reload`] with a source, else
     /// [`GapAction::Clear`]: nothing that may be stale is served as if it were not).
     pub fn on_gap(self, action: GapAction) -> Self {
         self.on_gap_with(move |_| action)

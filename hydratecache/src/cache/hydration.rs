@@ -60,6 +60,8 @@ pub(super) struct Status {
     pub(super) disrupted_since: Option<Instant>,
     /// Since when a gap is not repaired.
     pub(super) unrepaired_since: Option<Instant>,
+    /// Since when messages are missing that their publishers are asked for.
+    pub(super) missing_since: Option<Instant>,
     /// A gap was ignored: nothing proves freshness any more.
     pub(super) is_unproven: bool,
     /// An entry may be one that is gone: the source is to be read once more.
@@ -95,6 +97,7 @@ impl Status {
         self.is_warm
             && self.disrupted_since.is_none()
             && self.unrepaired_since.is_none()
+            && self.missing_since.is_none()
             && !self.is_unproven
             && !self.is_unsettled
             && !self.is_partial
@@ -123,7 +126,8 @@ impl Status {
     }
 
     pub(super) fn state(&self) -> State {
-        let suspect = [self.disrupted_since, self.unrepaired_since].into_iter().flatten().min();
+        let suspect = [self.disrupted_since, self.unrepaired_since, self.missing_since];
+        let suspect = suspect.into_iter().flatten().min();
         match suspect {
             _ if !self.is_warm => State::Warming,
             Some(since) => State::Suspect(since),
@@ -231,7 +235,8 @@ impl<T: Send + Sync + 'static> Hydration<T> {
         // A gap that stands for the write came before whatever showed that it is behind us.
         let mut status = self.status.clone();
         let settled = |status: &Status| {
-            status.is_unproven || (status.is_warm && status.unrepaired_since.is_none())
+            let is_whole = status.unrepaired_since.is_none() && status.missing_since.is_none();
+            status.is_unproven || (status.is_warm && is_whole)
         };
         let is_unproven = status.wait_for(settled).await.map_err(|_| stopped())?.is_unproven;
         if is_unproven {

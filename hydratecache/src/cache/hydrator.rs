@@ -10,6 +10,7 @@ use backon::ExponentialBackoff;
 use futures::stream::Peekable;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -21,16 +22,19 @@ use super::hydration::{Command, Filled, Hydration, Status};
 use super::leases::{Lease, Leases};
 use super::ledger::Ledger;
 use super::refills::{Refill, Refills};
+use super::repair::Repair;
 use super::stats::Counters;
 use super::verifier;
 use super::{Entry, GapAction, Loaded, LocalCache, Mode};
 use crate::channel::Inner;
+use crate::publisher::Listening;
 use crate::transport::{Fence, Gap, Signal, Subscription};
 use crate::wire::{Rejection, RejectionReason};
-use crate::{Key, Kind, Message, Remaining, Request, Result, Ttl, Version};
+use crate::{Key, Kind, Message, Remaining, Result, Ttl, Version};
 
 pub(super) mod reload;
 mod replace;
+mod replay;
 
 use reload::{SETTLING, backoff, reading_failed};
 
@@ -48,6 +52,15 @@ pub(super) struct Hydrator<T, C> {
     ledger: Ledger,
     refills: Refills<T>,
     progress: Progress,
+    /// What is missing and was, or will be, asked for.
+    repair: Repair,
+    asking: JoinSet<Result<()>>,
+    /// So that this process's own publisher hears what it is asked for.
+    _listening: Listening,
+    /// The cache may hold what was loaded without a version: nobody can tell whether a message that
+    /// comes late is older.
+    holds_unversioned: bool,
+    is_scanning: bool,
     /// When the source is to be read, if it is.
     reload_at: Option<Instant>,
     /// From then on, nothing comes that is older than what the latest gap took with it, or than what was
@@ -113,6 +126,11 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             ledger: Ledger::new(settings.tombstones, settings.tombstone_age),
             refills: Refills::new(settings.source.clone(), leases.clone(), settings.source_limit),
             progress: Progress::new(heads.clone()),
+            repair: Repair::default(),
+            asking: JoinSet::new(),
+            _listening: channel.lane.listen(),
+            holds_unversioned: false,
+            is_scanning: false,
             reload_at: reads_first.then_some(now),
             settled_at: Some(now + SETTLING),
             settle_at: None,
@@ -162,6 +180,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 signal = self.signals.next() => self.round(signal).await?,
                 Some(command) = self.commands.recv() => self.command(command).await,
                 Some(refill) = self.refills.next() => self.refilled(refill).await,
+                () = replay::due(self.repair.next_due()) => self.go_on_repairing().await,
                 () = sleep_until(reload_at.unwrap_or_else(Instant::now)), if reload_at.is_some() => {
                     self.reload().await?;
                 }
@@ -197,7 +216,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
 
     async fn signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Message(message) if message.kind() == Kind::Request => self.asked(&message),
+            Signal::Message(message) if message.kind() == Kind::Request => {
+                self.asked(&message).await;
+            }
             Signal::Message(message) => {
                 self.message(&message).await;
                 self.progress.handled(message.position());
@@ -214,20 +235,16 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             }
             Signal::Live => self.live().await,
             Signal::Gap(gap) => self.gap(gap).await,
+            Signal::Late(message) => {
+                self.late(&message).await;
+                self.progress.handled(message.position());
+            }
             Signal::Rejected(rejection) => {
                 let position = rejection.position();
                 self.rejected(self.channel.count(rejection)).await;
                 self.progress.handled(position);
+                self.arrived(position);
             }
-        }
-    }
-
-    /// Another process asks or answers something.
-    fn asked(&self, message: &Message) {
-        match Request::decode(message.payload()) {
-            None => self.counters.requests_unknown.increment(),
-            // Of publishers and of those who miss something.
-            Some(Request::Replay(_) | Request::Gone(_) | Request::Unsent(..)) => {}
         }
     }
 
@@ -272,12 +289,20 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         tracing::warn!(messaging.destination.name = %self.channel.topic, %gap, "gap");
         self.counters.gaps.increment();
         self.counters.missed.add(gap.exact().unwrap_or(0));
+        if !self.asks_for(gap) {
+            self.repair_otherwise(gap).await;
+        }
+    }
+
+    /// Repairs what no replay brings back.
+    async fn repair_otherwise(&mut self, gap: Gap) {
         // What is being loaded may miss what was lost.
         self.leases.update_all();
         self.ledger.overtaken();
         self.unsettle();
         let now = Instant::now();
-        match self.settings.action(gap) {
+        let action = self.settings.action(gap);
+        match action {
             GapAction::Reload if self.settings.source.is_some() => self.reload_soon(),
             // An empty cache holds nothing stale; how fresh what comes is, the next fence proves.
             GapAction::Reload | GapAction::Clear => {
@@ -287,6 +312,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             }
             GapAction::Suspect => self.change(|status| status.suspect(now)),
             GapAction::Ignore => self.change(|status| status.is_unproven = true),
+        }
+        if action != GapAction::Suspect {
+            // What is being waited for is in that as well.
+            self.forget_missing();
         }
     }
 
@@ -306,6 +335,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             Command::Reload => self.reload_soon(),
             Command::Trust => {
                 self.reload_at = None;
+                self.forget_missing();
                 self.change(Status::repaired);
             }
         }
@@ -455,6 +485,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         }
         self.proven(passed);
         self.show_progress();
+        self.end_repair();
     }
 
     /// A message could not be used: what the cache holds for its key is known to be old.
@@ -480,6 +511,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     /// Drops all entries, because nobody knows which of them are still right. They may come back,
     /// and nothing older.
     async fn drop_all(&mut self) {
+        self.counters.cleared.increment();
         let keys = self.cache.keys();
         self.ledger.make_room_for(keys.len());
         for key in keys {
@@ -568,6 +600,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         };
         let entry = Entry::of_shared(loaded.value).with_version(version).with_expiry(expires_at);
         let is_stored = self.cache.put(key, entry.clone()).await;
+        self.holds_unversioned |= is_stored && version.is_none();
         self.count(is_stored);
         Ok(if is_stored { Filled::Stored(entry) } else { Filled::Resident })
     }

@@ -15,7 +15,10 @@ pub enum Mode {
     Invalidate,
 }
 
-/// What is done when messages were, or may have been, lost.
+/// What is done when messages were, or may have been, lost, and their publisher cannot send them again.
+///
+/// Where it is known [which](crate::Gap::Known) they are, their publisher is asked first, and entries stay readable and
+/// suspect until they came, 1.3 s at most if nobody answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GapAction {

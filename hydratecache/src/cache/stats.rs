@@ -49,6 +49,16 @@ stats! {
     gaps,
     /// Messages that were lost for certain, as far as gaps said how many.
     missed,
+    /// Requests to publishers for messages that were lost.
+    replays_asked,
+    /// Lost messages that their publishers sent again, or said what to do about.
+    replayed,
+    /// Gaps that replays repaired.
+    replays_completed,
+    /// Gaps that were to be repaired by a replay and were not.
+    replays_failed,
+    /// Times that all entries were dropped, because nobody knew which of them were still right.
+    cleared,
     /// Times that the link was lost.
     disruptions,
     /// Reloads from the source that were completed, the first one included.

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use futures::{Stream, StreamExt};
 
 use super::Inner;
+use crate::publisher::Listening;
 use crate::transport::{Fence, Gap, Signal, Subscription};
 use crate::wire::Rejection;
 use crate::{Error, Key, Kind, Message, Origin, Ttl, Version};
@@ -24,7 +25,8 @@ pub enum Event<T> {
     Disrupted(Error),
     /// The link is back and the subscription is proven.
     Live,
-    /// Messages were, or may have been, lost at this point of the stream.
+    /// Messages were, or may have been, lost at this point of the stream. They do not come any more,
+    /// even if their publisher sends them again for others.
     Gap(Gap),
     /// A message arrived that could not be used.
     Rejected(Rejection),
@@ -82,11 +84,14 @@ impl<T> Update<T> {
 pub struct Updates<T> {
     channel: Arc<Inner<T>>,
     subscription: Subscription,
+    /// What this channel published may be asked for, and is heard of here.
+    _listening: Listening,
 }
 
 impl<T> Updates<T> {
     pub(super) fn new(channel: Arc<Inner<T>>, subscription: Subscription) -> Self {
-        Self { channel, subscription }
+        let listening = channel.lane.listen();
+        Self { channel, subscription, _listening: listening }
     }
 }
 
@@ -104,6 +109,9 @@ impl<T: 'static> Stream for Updates<T> {
                 Signal::Live => Event::Live,
                 Signal::Gap(gap) => Event::Gap(gap),
                 Signal::Rejected(rejection) => Event::Rejected(self.channel.count(rejection)),
+                // Its gap was told of, and order is worth more here than a write more.
+                Signal::Late(_) => continue,
+                Signal::Message(message) if self.channel.asked(&message).is_some() => continue,
                 Signal::Message(message) => match self.channel.update(&message).transpose() {
                     Some(update) => update.map_or_else(Event::Rejected, Event::Update),
                     None => continue,

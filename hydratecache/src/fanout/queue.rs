@@ -63,7 +63,7 @@ impl Queue {
 impl Waiting {
     pub(super) fn push(&mut self, signal: Signal) {
         match signal {
-            Signal::Message(_) | Signal::Rejected(_) => self.push_data(signal),
+            Signal::Message(_) | Signal::Late(_) | Signal::Rejected(_) => self.push_data(signal),
             control => self.push_control(control),
         }
         self.wake();
@@ -142,12 +142,12 @@ impl Waiting {
 }
 
 fn is_control(signal: &Signal) -> bool {
-    !matches!(signal, Signal::Message(_) | Signal::Rejected(_))
+    !matches!(signal, Signal::Message(_) | Signal::Late(_) | Signal::Rejected(_))
 }
 
 fn held_bytes(signal: &Signal) -> usize {
     match signal {
-        Signal::Message(message) => message.held_bytes(),
+        Signal::Message(message) | Signal::Late(message) => message.held_bytes(),
         Signal::Rejected(rejection) => {
             2 * size_of::<Signal>() + rejection.key().map_or(0, |key| key.as_str().len())
         }

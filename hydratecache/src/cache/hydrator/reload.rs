@@ -8,7 +8,7 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Ended, Hydrator};
+use super::{Ended, Hydrator, replay};
 use crate::cache::ledger::{self, Scanned};
 use crate::cache::{Loaded, LocalCache, Mode, SourceError};
 use crate::{Error, ErrorKind, Key, Result, Version};
@@ -74,7 +74,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.settle_at =
             self.settle_at.and(self.settled_at).filter(|settled_at| began < *settled_at);
         self.ledger.begin_scan();
-        let outcome = match self.scan().await {
+        self.is_scanning = true;
+        let scan = self.scan().await;
+        self.is_scanning = false;
+        let outcome = match scan {
             ControlFlow::Break(ended) => return Err(ended),
             ControlFlow::Continue(outcome) => outcome,
         };
@@ -145,6 +148,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 }
                 Some(command) = self.commands.recv() => self.command(command).await,
                 Some(refill) = self.refills.next() => self.refilled(refill).await,
+                () = replay::due(self.repair.next_due()) => self.go_on_repairing().await,
                 row = timeout_at(deadline, rows.next()) => match row {
                     Ok(None) if again.is_empty() || rounds == 0 => {
                         if !again.is_empty() {
