@@ -7,6 +7,7 @@
 
 mod copies;
 mod fences;
+mod inbox;
 mod progress;
 mod route;
 mod watched;
@@ -19,7 +20,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hydratecache::fanout::Fanout;
-use hydratecache::{Error, ErrorKind, Fence, Gap, Result, Subscription, Topic};
+use hydratecache::{Error, ErrorKind, Fence, Gap, Result, Topic};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -32,11 +33,12 @@ use crate::config::{KafkaConfig, Start};
 use crate::context::Context;
 use crate::error::{Attempt, from_code, from_kafka, is_missing};
 use crate::record::{Arrived, decode};
-use crate::surveyor::Ends;
 use crate::topic_name::kafka_name;
 use fences::Fences;
+use inbox::{Asking, Input};
 use route::{Lost, Route, Slot};
 
+pub(crate) use inbox::{AskingForFence, Command, Inbox};
 pub(crate) use watched::Watched;
 
 /// How many records of one partition are distributed before others get their turn.
@@ -47,39 +49,6 @@ const HOLD: Duration = Duration::from_millis(1);
 
 /// A reader that takes nothing for so long is not catching up: it gets its gap.
 const LONGEST_HOLD: Duration = Duration::from_secs(2);
-
-pub(crate) type Asking = oneshot::Sender<Result<Subscription>>;
-pub(crate) type AskingForFence = oneshot::Sender<Result<Fence>>;
-
-pub(crate) enum Command {
-    /// Where each partition of the topic ended when the subscription was asked for.
-    Subscribe {
-        topic: Topic,
-        ends: Vec<i64>,
-        reply: Asking,
-    },
-    /// A reader is gone, or gave up asking; perhaps it was the last of its topic.
-    Unread(Topic),
-    /// A fence, and where the topics ended when it was asked for; answered when all have passed it.
-    Fence {
-        fence: Fence,
-        ends: Vec<Ends>,
-        asking: Vec<AskingForFence>,
-    },
-    /// The topic has so many partitions now.
-    Found(Topic, usize),
-    Down(Error),
-    Up,
-    Close,
-}
-
-enum Input {
-    /// The queue of a partition is not empty.
-    Readable(Slot),
-    /// The library has something to say.
-    Events,
-    Command(Command),
-}
 
 /// What the thread needs, and whom it tells.
 pub(crate) struct Settings {
@@ -99,10 +68,6 @@ pub(crate) struct Reader {
     ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
-/// Where inputs go.
-#[derive(Clone)]
-pub(crate) struct Inbox(mpsc::Sender<Input>);
-
 /// An error of a connection to the brokers.
 pub(crate) type Troubles = tokio_mpsc::UnboundedSender<Error>;
 
@@ -113,10 +78,10 @@ impl Reader {
         let context = Context::new(config.shows_debug());
         let mut consumer: BaseConsumer<Context> =
             BaseConsumer::from_config_and_context(&config.reader(), context).map_err(failed)?;
-        let (sender, inputs) = mpsc::channel();
-        let events = sender.clone();
+        let (inbox, inputs) = Inbox::new();
+        let events = inbox.clone();
         // The inbox is gone only when the thread is, and the consumer with it.
-        consumer.set_nonempty_callback(move || drop(events.send(Input::Events)));
+        consumer.set_nonempty_callback(move || events.events());
         let (ends, ended) = oneshot::channel();
         let watched = Watched::default();
         let consumer = Arc::new(consumer);
@@ -129,7 +94,7 @@ impl Reader {
                 start: config.start,
             },
             consumer,
-            inbox: Inbox(sender.clone()),
+            inbox: inbox.clone(),
             watched: watched.clone(),
             troubles,
             routes: HashMap::new(),
@@ -149,7 +114,7 @@ impl Reader {
         })?;
         Ok(Self {
             consumer: shared,
-            inbox: Inbox(sender),
+            inbox,
             watched,
             thread: Mutex::new(Some(thread)),
             ended: Mutex::new(Some(ended)),
@@ -198,13 +163,6 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.inbox.tell(Command::Close);
-    }
-}
-
-impl Inbox {
-    /// A thread that has ended hears nothing, and has nothing left to do.
-    pub(crate) fn tell(&self, command: Command) {
-        let _ = self.0.send(Input::Command(command));
     }
 }
 
@@ -313,12 +271,12 @@ impl Reading {
             // Before it is assigned, so that nothing of it goes elsewhere.
             let queue = self.consumer.split_partition_queue(&route.name, number);
             let Some(mut queue) = queue else { continue };
-            let (slot, inbox) = (Slot::next(), self.inbox.0.clone());
-            queue.set_nonempty_callback(move || drop(inbox.send(Input::Readable(slot))));
+            let (slot, inbox) = (Slot::next(), self.inbox.clone());
+            queue.set_nonempty_callback(move || inbox.announce(slot));
             self.slots.insert(slot, (topic.clone(), *partition));
             // The library announces a queue when it stops being empty; this one may hold what an
             // earlier reading left, and never be announced.
-            let _ = self.inbox.0.send(Input::Readable(slot));
+            self.inbox.announce(slot);
             route.read(*partition, *start, slot, queue, probes && start.is_some());
         }
         if let Err(error) = self.consumer.incremental_assign(&assigned) {
@@ -518,7 +476,7 @@ impl Reading {
     fn read_held(&mut self) {
         for (slot, since) in std::mem::take(&mut self.held) {
             if !self.read_since(slot, since) {
-                self.announce(slot);
+                self.inbox.announce(slot);
             }
         }
     }
@@ -526,12 +484,8 @@ impl Reading {
     /// The queue was announced.
     fn readable(&mut self, slot: Slot) {
         if self.is_in_use(slot) && !self.read(slot) {
-            self.announce(slot);
+            self.inbox.announce(slot);
         }
-    }
-
-    fn announce(&self, slot: Slot) {
-        let _ = self.inbox.0.send(Input::Readable(slot));
     }
 
     /// Distributes some of what a partition's queue holds. `true`: there is no more, or it waits.

@@ -9,8 +9,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message as _};
 
 use super::copies::Copies;
+use super::inbox::Asking;
 use super::progress::{Place, Progress};
-use super::{Asking, ROUND, Read, next_slot};
+use super::{ROUND, Read, next_slot};
 use crate::context::Context;
 use crate::record::Arrived;
 
