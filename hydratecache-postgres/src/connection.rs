@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -25,7 +26,40 @@ pub(crate) struct Connector {
     postgres: PgConfig,
     tls: MakeRustlsConnect,
     address: Arc<str>,
-    connect_limit: Duration,
+    patience: Arc<Patience>,
+}
+
+/// How long an attempt to connect may take.
+///
+/// The server makes a process, and checks a password, for each connection. When a whole fleet comes back at
+/// once, that may take longer than the limit for everybody, and attempts that are given up are begun anew,
+/// without end. So each one that took too long gives the next twice as much, up to four times the limit.
+struct Patience {
+    limit: Duration,
+    /// Attempts that took too long, since one did not.
+    too_long: AtomicU32,
+}
+
+impl Patience {
+    const MOST_DOUBLINGS: u32 = 2;
+
+    fn new(limit: Duration) -> Arc<Self> {
+        Arc::new(Self { limit, too_long: AtomicU32::new(0) })
+    }
+
+    fn limit(&self) -> Duration {
+        let doublings = self.too_long.load(Ordering::Relaxed).min(Self::MOST_DOUBLINGS);
+        self.limit.saturating_mul(1 << doublings)
+    }
+
+    fn ended(&self, took_too_long: bool) {
+        if took_too_long {
+            // Counting on for years does no harm.
+            self.too_long.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.too_long.store(0, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A connection; dropping it closes the socket at once.
@@ -45,7 +79,7 @@ impl Connector {
             postgres: config.driver(purpose),
             tls: config.tls()?,
             address: config.address.clone(),
-            connect_limit: config.limits().connect_limit,
+            patience: Patience::new(config.limits().connect_limit),
         })
     }
 
@@ -70,13 +104,16 @@ impl Connector {
             let prepared = prepare(&mut connection).await?;
             Ok((connection, prepared))
         };
+        let limit = self.patience.limit();
         // The driver's future is large, and callers hold it in theirs.
-        timeout(self.connect_limit, Box::pin(made)).await.unwrap_or_else(|_| {
+        let made = timeout(limit, Box::pin(made)).await;
+        self.patience.ended(made.is_err());
+        made.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::Timeout,
                 format!(
-                    "connecting to PostgreSQL at {}: no answer within {:?}; is the address right?",
-                    self.address, self.connect_limit
+                    "connecting to PostgreSQL at {}: no answer within {limit:?}; is the address right?",
+                    self.address
                 ),
             ))
         })
@@ -157,5 +194,22 @@ impl Connection {
     fn lost(&self, error: &tokio_postgres::Error) -> Error {
         let why = from_postgres(Attempt::Listen, &self.address, error);
         Error::new(ErrorKind::Unavailable, why.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_that_take_too_long_give_the_next_more_time_and_others_take_it_back() {
+        let second = Duration::from_secs(1);
+        let patience = Patience::new(second);
+        let mut limits = Vec::new();
+        for took_too_long in [true, true, true, false, true] {
+            limits.push(patience.limit());
+            patience.ended(took_too_long);
+        }
+        assert_eq!(limits, [1, 2, 4, 4, 1].map(|times| second * times));
     }
 }
