@@ -1,6 +1,7 @@
 //! Reading the source: when, how it joins what arrives meanwhile, and what a failure means.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
@@ -10,8 +11,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Ended, Hydrator, replay};
 use crate::cache::ledger::{self, Scanned};
-use crate::cache::{Loaded, LocalCache, Mode, SourceError};
-use crate::{Error, ErrorKind, Key, Result, Version};
+use crate::cache::stats::Counters;
+use crate::cache::{Loaded, LocalCache, Mode, Source, SourceError, warm};
+use crate::{Error, ErrorKind, Key, Result};
 
 /// How often a key is read again because an update overtook its row, before all is read again.
 const READ_AGAIN: usize = 8;
@@ -73,11 +75,11 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.reload_at = None;
         self.settle_at =
             self.settle_at.and(self.settled_at).filter(|settled_at| began < *settled_at);
-        self.ledger.begin_scan();
+        self.change(|status| status.has_holes = false);
         self.is_scanning = true;
-        let scan = self.scan().await;
+        let scanned = self.copy_or_scan().await;
         self.is_scanning = false;
-        let outcome = match scan {
+        let (outcome, is_copy) = match scanned {
             ControlFlow::Break(ended) => return Err(ended),
             ControlFlow::Continue(outcome) => outcome,
         };
@@ -90,9 +92,14 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             Ok(()) if scanned == Scanned::Overtaken => self.reload_soon(),
             Ok(()) => {
                 for key in gone {
-                    self.drop_gone(&key).await;
+                    if is_copy {
+                        self.drop_absent(&key).await;
+                    } else {
+                        self.drop_gone(&key).await;
+                    }
                 }
-                self.counters.reloads.increment();
+                let Counters { reloads, copies, .. } = &*self.counters;
+                if is_copy { copies } else { reloads }.increment();
                 self.backoff = backoff();
                 let (is_last, is_settled) = (self.reload_at.is_none(), self.settle_at.is_none());
                 self.change(|status| {
@@ -116,28 +123,48 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.change(|status| status.source_error = Some(error));
     }
 
-    /// Applies what the source yields. `Break`: the transport was closed.
-    async fn scan(&mut self) -> ControlFlow<Ended, Result<()>> {
+    /// Applies a copy of another replica if there is one to be had, and else what the source yields.
+    /// `true`: it was a copy.
+    async fn copy_or_scan(&mut self) -> ControlFlow<Ended, (Result<()>, bool)> {
         let Some(source) = self.settings.source.clone() else {
             let what = "there is no source to reload from; give one with with_source";
-            return ControlFlow::Continue(Err(Error::new(ErrorKind::InvalidInput, what)));
+            let error = Error::new(ErrorKind::InvalidInput, what);
+            return ControlFlow::Continue((Err(error), false));
         };
-        let loads = |keys: Vec<Key>| {
-            let load = |key: Key| source.load(key.clone()).map(|row| row.map(|row| (key, row)));
-            stream::iter(keys).map(load).buffer_unordered(LOADS).boxed()
-        };
-        let mut rows: BoxStream<'_, Row<T>> = match self.settings.mode {
+        let peers = self.peers.clone();
+        if let Some(peers) = peers.as_ref().filter(|_| !self.status.borrow().is_partial) {
+            // Before the copy is asked for: what arrived until then is in it.
+            self.ledger.begin_scan();
+            let rows = warm::copy(peers, source.clone());
+            if self.scan(&source, rows, Duration::MAX).await?.is_ok() {
+                return ControlFlow::Continue((Ok(()), true));
+            }
+        }
+        let _announced = peers.map(|peers| peers.announce());
+        self.ledger.begin_scan();
+        let rows: BoxStream<'_, Row<T>> = match self.settings.mode {
             Mode::UpdateIfPresent => {
                 // In order, as an index is read best, and a simulation repeats.
                 let mut keys = self.cache.keys();
                 keys.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
-                loads(keys)
+                loads(&source, keys)
             }
             _ => source.scan().map(|row| row.map(|(key, row)| (key, Some(row)))).boxed(),
         };
+        let outcome = self.scan(&source, rows, self.settings.source_limit).await?;
+        ControlFlow::Continue((outcome, false))
+    }
+
+    /// Applies `rows`, which come within `limit` of one another, and everything that arrives meanwhile.
+    /// `Break`: the transport was closed.
+    async fn scan<'a>(
+        &mut self,
+        source: &'a Arc<dyn Source<T>>,
+        mut rows: BoxStream<'a, Row<T>>,
+        limit: Duration,
+    ) -> ControlFlow<Ended, Result<()>> {
         // Keys whose update arrived before their row: which of the two is newer is not known.
         let (mut again, mut rounds) = (Vec::new(), READ_AGAIN);
-        let limit = self.settings.source_limit;
         let mut deadline = after(limit);
         loop {
             tokio::select! {
@@ -161,7 +188,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                         for key in &again {
                             self.ledger.read_again(key);
                         }
-                        rows = loads(std::mem::take(&mut again));
+                        rows = loads(source, std::mem::take(&mut again));
                         deadline = after(limit);
                     }
                     Ok(Some(row)) => {
@@ -181,7 +208,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     /// is newer.
     async fn row(&mut self, row: Row<T>) -> Result<Option<Key>> {
         let (key, loaded) = row.map_err(reading_failed)?;
-        let version = loaded.as_ref().and_then(|loaded| loaded.version).map(Version::caller);
+        let version = loaded.as_ref().and_then(Loaded::order);
         let Some(loaded) = loaded else {
             // A key that is gone, unless it came back meanwhile; the end of the scan removes it.
             self.ledger.unseen(&key);
@@ -199,6 +226,15 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             }
         }
     }
+}
+
+/// Loads each of `keys` from `source`.
+fn loads<T: Send + Sync + 'static>(
+    source: &Arc<dyn Source<T>>,
+    keys: Vec<Key>,
+) -> BoxStream<'_, Row<T>> {
+    let load = move |key: Key| source.load(key.clone()).map(|row| row.map(|row| (key, row)));
+    stream::iter(keys).map(load).buffer_unordered(LOADS).boxed()
 }
 
 /// A deadline so far away that no wait meets it stands for one that no clock can hold.

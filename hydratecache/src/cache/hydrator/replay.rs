@@ -73,8 +73,12 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                     self.unsent(position, key, version).await;
                 }
             }
-            // Its own question, or an answer of one who does not know.
-            Some(_) => {}
+            // Its own question, an answer of one who does not know, or a word about copies.
+            Some(request) => {
+                if let Some(peers) = &self.peers {
+                    peers.hear(request);
+                }
+            }
         }
     }
 

@@ -1,0 +1,406 @@
+//! The promises of warm starts: a copy of a live replica instead of a scan, one scan for many, and
+//! nothing older than what arrives meanwhile.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
+use hydratecache::cache::{Freshness, Mode, Replica, WarmStart};
+use hydratecache::memory::{MemoryBroker, MemoryTransport};
+use hydratecache::{
+    Channel, ErrorKind, Fence, FenceScope, Hydrated, Limits, Message, Result, Subscription, Topic,
+    Transport, Ttl, VersionDomain,
+};
+use support::{Table, Watched, within};
+use tokio::time::{Instant, sleep};
+
+type Users = Hydrated<String, Replica<String>>;
+
+const DOMAINS: [VersionDomain; 2] = [VersionDomain::Caller, VersionDomain::Clock];
+
+/// A broker, a table with rows, and a writer.
+struct Scene {
+    broker: MemoryBroker,
+    table: Table,
+    versions: VersionDomain,
+    writer: Channel<String>,
+    rows: usize,
+}
+
+impl Scene {
+    fn new(versions: VersionDomain, rows: usize) -> Self {
+        let broker = MemoryBroker::new();
+        let writer = channel(broker.connect(), versions);
+        let scene = Self { broker, table: Table::default(), versions, writer, rows };
+        for number in 0..rows {
+            scene.write(&name(number), &value(number, 1), 1);
+        }
+        scene
+    }
+
+    fn write(&self, key: &str, value: &str, version: u64) {
+        let version = (self.versions == VersionDomain::Caller).then_some(version);
+        self.table.write(key, value, version);
+    }
+
+    async fn put(&self, number: usize, version: u64) {
+        let (key, value) = (name(number), value(number, version));
+        self.write(&key, &value, version);
+        let write = self.writer.put(&key, &value);
+        match self.versions {
+            VersionDomain::Caller => write.version(version).await,
+            VersionDomain::Clock => write.await,
+        }
+        .expect("accepted");
+    }
+
+    async fn remove(&self, number: usize, version: u64) {
+        self.table.delete(&name(number));
+        let removal = self.writer.remove(name(number));
+        match self.versions {
+            VersionDomain::Caller => removal.version(version).await,
+            VersionDomain::Clock => removal.await,
+        }
+        .expect("accepted");
+    }
+
+    async fn begin(&self, transport: impl Transport, warm_start: WarmStart) -> Users {
+        let builder = Hydrated::builder(channel(transport, self.versions), Replica::new());
+        let builder = builder.source(self.table.clone()).with_warm_start(warm_start);
+        within(builder.start()).await.expect("starts")
+    }
+
+    /// A replica that is ready.
+    async fn users(&self) -> Users {
+        let users = self.begin(self.broker.connect(), small()).await;
+        within(users.ready()).await.expect("the table can be read");
+        // From here on it can prove that it is live.
+        within(users.caught_up()).await.expect("the link is whole");
+        users
+    }
+
+    async fn check(&self, users: &Users) {
+        within(users.caught_up()).await.expect("the link is whole");
+        for number in 0..self.rows {
+            let row = self.table.row(&name(number)).map(|(value, _)| value);
+            assert_eq!(users.get(&name(number)).map(|read| read.to_string()), row, "{number}");
+        }
+    }
+}
+
+fn is_proven(users: &Users) -> bool {
+    users.freshness().proven_within().is_some()
+}
+
+fn channel(transport: impl Transport, versions: VersionDomain) -> Channel<String> {
+    let builder = Channel::builder(transport, "users").with_versions(versions);
+    builder.build().expect("legal")
+}
+
+fn name(number: usize) -> String {
+    format!("key:{number}")
+}
+
+fn value(number: usize, version: u64) -> String {
+    format!("{number} of {version} {:0>80}", "")
+}
+
+/// Many chunks of few entries.
+fn small() -> WarmStart {
+    WarmStart::new().with_chunk_bytes(8 << 10)
+}
+
+/// The same, slowly: 8 chunks a second.
+fn slow() -> WarmStart {
+    small().with_bytes_per_second(64 << 10)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_starts_beside_a_live_one_takes_its_copy_and_spares_the_source() {
+    for versions in DOMAINS {
+        let scene = Scene::new(versions, 3_000);
+        let first = scene.users().await;
+        scene.put(1, 7).await;
+        scene.remove(2, 7).await;
+        let second = scene.users().await;
+        scene.check(&second).await;
+        assert!(is_proven(&second));
+        assert_eq!(scene.table.scans(), 1);
+        let stats = second.stats();
+        assert_eq!((stats.copies, stats.reloads, stats.entries_copied), (1, 0, 2_999), "{stats:?}");
+        assert_eq!(first.stats().entries_offered, 2_999);
+        let versions_of = |users: &Users, number| {
+            users.cache().entry(&name(number)).and_then(|entry| entry.version())
+        };
+        for number in [0, 1, 2_999] {
+            assert_eq!(versions_of(&first, number), versions_of(&second, number));
+        }
+        // It goes on as every other one.
+        scene.put(1, 8).await;
+        scene.put(2, 8).await;
+        scene.check(&second).await;
+        let third = scene.users().await;
+        drop((first, second));
+        scene.check(&third).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_written_while_a_copy_is_under_way_is_applied_in_order() {
+    for versions in DOMAINS {
+        let scene = Scene::new(versions, 2_000);
+        let first = scene.begin(scene.broker.connect(), slow()).await;
+        within(first.ready()).await.expect("the table can be read");
+        // Later on, what is new is no more than that.
+        sleep(Duration::from_secs(11)).await;
+        let second = scene.begin(scene.broker.connect(), small()).await;
+        let mut version = 1;
+        while second.stats().copies == 0 {
+            version += 1;
+            for number in [0, 17, 1_000, 1_500, 1_999] {
+                if (number + usize::try_from(version).expect("small")).is_multiple_of(3) {
+                    scene.remove(number, version).await;
+                } else {
+                    scene.put(number, version).await;
+                }
+            }
+            sleep(Duration::from_millis(20)).await;
+            assert!(version < 3_000, "{:?}", second.stats());
+        }
+        assert!(version > 50, "it took long enough: {version}");
+        within(second.ready()).await.expect("it has a copy");
+        scene.check(&second).await;
+        // Keys that were removed and came back right after its start had it look once more.
+        sleep(Duration::from_secs(30)).await;
+        scene.check(&second).await;
+        assert!(is_proven(&second));
+        assert_eq!((scene.table.scans(), second.stats().reloads), (1, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_fifty_that_start_together_two_at_most_read_the_source() {
+    for versions in DOMAINS {
+        let scene = Scene::new(versions, 1_000);
+        let starts = (0..50).map(|_| scene.begin(scene.broker.connect(), small()));
+        let fleet = join_all(starts).await;
+        join_all(fleet.iter().map(|users| within(users.ready()))).await;
+        for users in &fleet {
+            scene.check(users).await;
+        }
+        assert!(scene.table.scans() <= 2, "{}", scene.table.scans());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_fifty_that_lose_their_broker_together_two_at_most_read_the_source() {
+    let scene = Scene::new(VersionDomain::Caller, 500);
+    let links: Vec<MemoryTransport> = (0..50).map(|_| scene.broker.connect()).collect();
+    let starts = links.iter().map(|link| scene.begin(link.clone(), small()));
+    let fleet = join_all(starts).await;
+    join_all(fleet.iter().map(|users| within(users.ready()))).await;
+    let before = scene.table.scans();
+    for link in &links {
+        link.cut();
+    }
+    for users in &fleet {
+        within(users.hydration().wait_until(Freshness::is_suspect)).await.expect("it is told");
+    }
+    for number in 0..100 {
+        scene.put(number, 2).await;
+    }
+    for link in &links {
+        link.heal();
+    }
+    for users in &fleet {
+        let is_repaired = |freshness: Freshness| !freshness.is_suspect();
+        within(users.hydration().wait_until(is_repaired)).await.expect("it goes on");
+        scene.check(users).await;
+    }
+    assert!((1..=2).contains(&(scene.table.scans() - before)), "{}", scene.table.scans());
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_sender_dies_another_replica_goes_on_where_it_stopped() {
+    let scene = Scene::new(VersionDomain::Clock, 3_000);
+    let first = scene.begin(scene.broker.connect(), slow()).await;
+    within(first.ready()).await.expect("the table can be read");
+    let last = scene.begin(scene.broker.connect(), small()).await;
+    while last.stats().entries_copied < 1_000 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    // It hears of the copy under way, and has one of its own before the first one dies.
+    let second = scene.begin(scene.broker.connect(), small()).await;
+    within(second.ready()).await.expect("it has a copy");
+    drop(first);
+    within(last.ready()).await.expect("it has a copy");
+    scene.check(&last).await;
+    let copied = last.stats().entries_copied;
+    assert!((3_000..3_200).contains(&copied), "{copied}");
+    assert_eq!((scene.table.scans(), last.stats().copies), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_nobody_else_is_there_the_source_is_read_soon() {
+    let scene = Scene::new(VersionDomain::Caller, 2_000);
+    let began = Instant::now();
+    let only = scene.users().await;
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!((only.stats().copies, only.stats().reloads), (0, 1));
+    // One that dies in the middle, with nobody else, leaves it to the source.
+    let other = scene.begin(scene.broker.connect(), slow()).await;
+    within(other.ready()).await.expect("it has a copy");
+    drop(only);
+    let last = scene.begin(scene.broker.connect(), small()).await;
+    while last.stats().entries_copied < 500 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    drop(other);
+    within(last.ready()).await.expect("the table can be read");
+    scene.check(&last).await;
+    assert_eq!((last.stats().copies, last.stats().reloads), (0, 1));
+}
+
+/// A link that loses and doubles messages of copies.
+#[derive(Debug, Clone)]
+struct Leaky {
+    link: MemoryTransport,
+    sent: Arc<AtomicU64>,
+}
+
+impl Transport for Leaky {
+    fn limits(&self) -> Limits {
+        self.link.limits()
+    }
+
+    fn publish(&self, topic: Topic, batch: Vec<Message>) -> BoxFuture<'_, Result<()>> {
+        if !topic.as_str().contains("copy") {
+            return self.link.publish(topic, batch);
+        }
+        async move {
+            match self.sent.fetch_add(1, Ordering::SeqCst) % 10 {
+                3 => Ok(()),
+                5 => {
+                    self.link.publish(topic.clone(), batch.clone()).await?;
+                    self.link.publish(topic, batch).await
+                }
+                _ => self.link.publish(topic, batch).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn subscribe(&self, topic: Topic) -> BoxFuture<'_, Result<Subscription>> {
+        self.link.subscribe(topic)
+    }
+
+    fn fence(&self) -> BoxFuture<'_, Result<Fence>> {
+        self.link.fence()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        self.link.close()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn chunks_that_are_lost_or_come_twice_cost_no_entry() {
+    let scene = Scene::new(VersionDomain::Caller, 5_000);
+    let link = scene.broker.connect();
+    let first = scene.begin(Leaky { link, sent: Arc::default() }, small()).await;
+    within(first.ready()).await.expect("the table can be read");
+    let second = scene.users().await;
+    scene.check(&second).await;
+    let stats = second.stats();
+    assert_eq!((stats.copies, stats.entries_copied), (1, 5_000), "{stats:?}");
+    assert!(first.stats().entries_offered > 5_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copied_entry_ends_when_the_one_that_it_was_copied_from_does() {
+    let scene = Scene::new(VersionDomain::Clock, 100);
+    let first = scene.users().await;
+    let ttl = Ttl::starting_now(Duration::from_secs(30)).expect("legal");
+    scene.writer.put("key:5", &value(5, 1)).ttl(ttl).await.expect("accepted");
+    within(first.caught_up()).await.expect("the link is whole");
+    sleep(Duration::from_secs(20)).await;
+    let second = scene.users().await;
+    let end = |users: &Users| users.cache().entry("key:5").and_then(|entry| entry.expires_at());
+    let (own, copied) = (end(&first).expect("it has one"), end(&second).expect("it has one"));
+    assert!(own.max(copied) - own.min(copied) < Duration::from_millis(200), "{own:?} {copied:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_that_fits_into_no_chunk_is_read_from_the_source() {
+    let scene = Scene::new(VersionDomain::Caller, 100);
+    let large = "x".repeat(3 << 20);
+    scene.write("key:7", &large, 2);
+    let link = Small(scene.broker.connect());
+    let first = scene.begin(link.clone(), small()).await;
+    within(first.ready()).await.expect("the table can be read");
+    let loads = scene.table.loads();
+    let second = scene.begin(link, small()).await;
+    within(second.ready()).await.expect("it has a copy");
+    scene.check(&second).await;
+    assert_eq!((second.stats().copies, scene.table.loads() - loads), (1, 1));
+}
+
+/// A link that carries no large payloads.
+#[derive(Debug, Clone)]
+struct Small(MemoryTransport);
+
+impl Transport for Small {
+    fn limits(&self) -> Limits {
+        Limits::new(64 << 10, FenceScope::Process)
+    }
+
+    fn publish(&self, topic: Topic, batch: Vec<Message>) -> BoxFuture<'_, Result<()>> {
+        async move {
+            self.limits().check(&batch)?;
+            self.0.publish(topic, batch).await
+        }
+        .boxed()
+    }
+
+    fn subscribe(&self, topic: Topic) -> BoxFuture<'_, Result<Subscription>> {
+        self.0.subscribe(topic)
+    }
+
+    fn fence(&self) -> BoxFuture<'_, Result<Fence>> {
+        self.0.fence()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        self.0.close()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_fence_covers_one_of_several_servers_the_source_is_read() {
+    let scene = Scene::new(VersionDomain::Caller, 100);
+    for _ in 0..3 {
+        let link = Watched::new(scene.broker.connect(), FenceScope::ClusterMember);
+        let users = scene.begin(link, small()).await;
+        within(users.ready()).await.expect("the table can be read");
+        assert_eq!((users.stats().copies, users.stats().reloads), (0, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_warm_start_without_a_source_or_for_a_part_is_refused() {
+    let scene = Scene::new(VersionDomain::Caller, 1);
+    let builder =
+        || Hydrated::builder(channel(scene.broker.connect(), scene.versions), Replica::new());
+    let sourced = builder().source(scene.table.clone());
+    let part = sourced.with_hydration(|hydrate| hydrate.with_mode(Mode::UpdateIfPresent));
+    let short = builder().source(scene.table.clone());
+    let short = short.with_hydration(|hydrate| hydrate.with_max_ttl(Duration::from_secs(1)));
+    for builder in [builder(), part, short] {
+        let refused = builder.with_warm_start(small()).start().await.expect_err("refused");
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    }
+}
