@@ -17,7 +17,8 @@ use bytes::Bytes;
 use hydratecache::fanout::Arrival;
 use hydratecache::wire::{Rejection, RejectionReason};
 use hydratecache::{
-    ContentType, Key, Kind, Message, Origin, Position, TraceParent, Ttl, Version, VersionDomain,
+    ContentType, Key, Kind, Message, Origin, Position, Sent, TraceParent, Ttl, Version,
+    VersionDomain,
 };
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 
@@ -29,6 +30,7 @@ pub(crate) mod header {
     pub(crate) const CLOCK: &str = "hc-clock";
     pub(crate) const VERSION: &str = "hc-version";
     pub(crate) const TTL: &str = "hc-ttl";
+    pub(crate) const SENT: &str = "hc-sent";
     pub(crate) const SCHEMA: &str = "hc-schema";
     pub(crate) const COPY: &str = "hc-copy";
     pub(crate) const REQUEST: &str = "hc-request";
@@ -119,6 +121,13 @@ fn headers(message: &Message, addressed: Addressed) -> OwnedHeaders {
         let start = ttl.start().duration_since(UNIX_EPOCH).unwrap_or_default();
         add(header::TTL, format_args!("{}/{}", start.as_micros(), ttl.duration().as_micros()));
     }
+    if let Some(sent) = message.sent() {
+        let elapsed = sent.elapsed().as_micros();
+        match sent.age() {
+            Some(age) => add(header::SENT, format_args!("{elapsed}/{}", age.as_micros())),
+            None => add(header::SENT, format_args!("{elapsed}")),
+        }
+    }
     if let Some(content_type) = message.content_type() {
         add(header::CONTENT_TYPE, format_args!("{}", content_type.as_str()));
     }
@@ -195,6 +204,7 @@ struct Meta {
     clock: Option<u64>,
     caller: Option<u64>,
     ttl: Option<Ttl>,
+    sent: Option<Sent>,
     content_type: Option<ContentType>,
     schema: Option<u64>,
     trace_parent: Option<TraceParent>,
@@ -237,6 +247,11 @@ impl Meta {
                 once(&mut self.caller, header::VERSION, number(header::VERSION, value))
             }
             header::TTL => once(&mut self.ttl, header::TTL, ttl(value)),
+            header::SENT => {
+                // Nothing but a help: what has another form is ignored, as where it is not known.
+                self.sent = sent(value);
+                Ok(())
+            }
             header::SCHEMA => once(&mut self.schema, header::SCHEMA, number(header::SCHEMA, value)),
             header::COPY => once(&mut self.copy, header::COPY, number(header::COPY, value)),
             header::REQUEST => {
@@ -330,6 +345,9 @@ impl Meta {
         {
             message = message.with_ttl(ttl);
         }
+        if let Some(sent) = self.sent {
+            message = message.with_sent(sent);
+        }
         if let Some(content_type) = self.content_type.take() {
             message = message.with_content_type(content_type);
         }
@@ -419,6 +437,16 @@ fn ttl(value: &[u8]) -> Result<Ttl, RejectionReason> {
         .ok_or(invalid(header::TTL))
 }
 
+/// The time of sending, with the age of a value that has a TTL.
+fn sent(value: &[u8]) -> Option<Sent> {
+    let micros = |text: &str| Some(Duration::from_micros(decimal(text)?));
+    let value = text(value)?;
+    match value.split_once('/') {
+        Some((elapsed, age)) => Some(Sent::new(micros(elapsed)?, Some(micros(age)?))),
+        None => Some(Sent::new(micros(value)?, None)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -437,6 +465,7 @@ mod tests {
             origin in prop::option::of(1_u64..), sequence in 1_u64.., version in any::<Option<(bool, u64)>>(),
             ttl in prop::option::of((0_u64..1 << 61, 1_u64..1 << 61)), schema in any::<Option<u64>>(),
             content_type in prop::option::of("[!-~]{1,64}"),
+            sent in prop::option::of((0_u64..1 << 62, prop::option::of(0_u64..1 << 62))),
         ) -> Message {
             let key = Key::new(key).expect("1 to 80 bytes");
             let ttl = ttl.map(|(start, duration)| {
@@ -449,7 +478,12 @@ mod tests {
                 (0, ..) => Message::remove(key),
                 (1, ..) => Message::clear(),
                 (2, Some(ttl), _) => Message::touch(key, ttl),
-                (3, _, Some(origin)) => return Message::heartbeat(origin, Some(sequence)),
+                (3, _, Some(origin)) => {
+                    let heartbeat = Message::heartbeat(origin, Some(sequence));
+                    return sent.map_or(heartbeat.clone(), |(elapsed, _)| {
+                        heartbeat.with_sent(Sent::new(Duration::from_micros(elapsed), None))
+                    });
+                }
                 (5, _, Some(origin)) => {
                     let body = Bytes::from([&[0xa1, 0x00, 0x41], &[schema.unwrap_or(0).to_le_bytes()[0]][..]].concat());
                     return Message::request(origin, body).expect("a map");
@@ -470,6 +504,10 @@ mod tests {
             if let Some(schema) = schema {
                 message = message.with_schema(schema);
             }
+            if let Some((elapsed, age)) = sent {
+                let age = age.map(Duration::from_micros);
+                message = message.with_sent(Sent::new(Duration::from_micros(elapsed), age));
+            }
             message
         }
     }
@@ -485,7 +523,7 @@ mod tests {
             key in prop::option::of(prop::collection::vec(any::<u8>(), 0..20)),
             value in prop::option::of(prop::collection::vec(any::<u8>(), 0..20)),
             headers in prop::collection::vec(
-                ("hc-(kind|position|clock|ttl|wire|copy|request)|content-type|x", "put|touch|[0-9a-f:/]{0,40}|\\PC*"), 0..6),
+                ("hc-(kind|position|clock|ttl|sent|wire|copy|request)|content-type|x", "put|touch|[0-9a-f:/]{0,40}|\\PC*"), 0..6),
         ) {
             let add = |all: OwnedHeaders, (name, value): &(String, String)| {
                 all.insert(Header { key: name, value: Some(value) })

@@ -25,6 +25,7 @@ hydratecache_testkit::fault_tests! {
     a_payload_at_the_limit_is_delivered_and_one_over_is_not_even_sent
     a_senders_clock_that_is_ahead_lengthens_no_life_and_is_counted
     a_senders_clock_that_is_behind_shortens_lives_and_never_inserts_the_dead
+    wall_clocks_an_hour_apart_change_no_life
     a_life_that_ends_on_the_way_invalidates_and_is_never_inserted
     a_reset_in_the_middle_of_a_frame_is_an_outage_and_no_rejection
     a_black_hole_whichever_way_is_noticed_within_ten_seconds

@@ -60,6 +60,7 @@ macro_rules! fault_tests {
             a_topic_gets_the_same_answer_from_publish_and_subscribe
             a_senders_clock_that_is_ahead_lengthens_no_life_and_is_counted
             a_senders_clock_that_is_behind_shortens_lives_and_never_inserts_the_dead
+            wall_clocks_an_hour_apart_change_no_life
             a_life_that_ends_on_the_way_invalidates_and_is_never_inserted
             a_flood_of_garbage_hides_no_message
             a_reset_in_the_middle_of_a_frame_is_an_outage_and_no_rejection

@@ -5,16 +5,20 @@
 //! every reader a queue of its own, so that a slow reader loses its own messages, is told exactly how
 //! many, and holds up nobody.
 
+mod clocks;
 mod queue;
 
 use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
 use crate::sequence::{Tracker, Verdict};
 use crate::transport::{Fence, Gap, Signal, Subscription};
 use crate::wire::{Rejection, RejectionReason};
 use crate::{Error, Kind, Message, Position};
+use clocks::OriginClocks;
 use queue::{Queue, Reader, Waiting};
 
 /// What arrived on a topic.
@@ -30,6 +34,7 @@ pub struct Fanout {
 struct State {
     /// One for each partition; a topic without partitions is its own first.
     trackers: Vec<Tracker>,
+    clocks: OriginClocks,
     readers: Vec<Arc<Queue>>,
     closed: bool,
 }
@@ -81,9 +86,18 @@ impl Fanout {
     /// counts its messages in each partition by itself.
     pub fn arrived_in(&self, partition: usize, arrivals: impl IntoIterator<Item = Arrival>) {
         let mut state = self.lock();
-        let State { trackers, readers, .. } = &mut *state;
+        let State { trackers, clocks, readers, .. } = &mut *state;
         let tracker = tracker_of(trackers, partition);
         readers.retain(|queue| !queue.is_abandoned());
+        let mut now = None;
+        let arrivals = arrivals.into_iter().map(|mut arrival| {
+            if let Ok(message) = &mut arrival
+                && message.sent().is_some()
+            {
+                clocks.arrived(message, *now.get_or_insert_with(Instant::now));
+            }
+            arrival
+        });
         if let [only] = readers.as_slice() {
             // The common case moves every message, and takes the queue's lock once.
             let mut queue = only.lock();
@@ -153,7 +167,15 @@ impl Fanout {
 
     /// Everything accepted before `fence` was asked for has arrived here.
     pub fn fenced(&self, fence: Fence) {
+        self.accepted_since(fence.asked_at());
         self.tell(|queue| queue.push(Signal::Fenced(fence)));
+    }
+
+    /// What arrives from now on was accepted by the broker after `instant`, as it is behind a fence,
+    /// and behind the beginning of a subscription to a broker that keeps nothing: so nothing in it is
+    /// older than that, and its time of arrival says something of its publisher's clock.
+    pub fn accepted_since(&self, instant: Instant) {
+        self.lock().clocks.accepted_since(instant);
     }
 
     /// Ends every reader's stream behind what it has not read yet, and every later one's at once.

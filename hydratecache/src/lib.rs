@@ -26,7 +26,7 @@ pub use channel::{Answering, Change, Channel, Draft, Event, Update, Updates};
 pub use clock::WallClock;
 pub use error::{Error, ErrorKind, Result};
 pub use key::Key;
-pub use message::{ContentType, Kind, Message, Origin, Position, TraceParent};
+pub use message::{ContentType, Kind, Message, Origin, Position, Sent, TraceParent};
 pub use publisher::{Publish, Receipt};
 pub use request::{Positions, Request};
 pub use token::Token;

@@ -187,6 +187,8 @@ impl Link {
         self.usable()?;
         let fanout = self.hub.topic(topic).unwrap_or_else(|| {
             let fanout = self.hub.topic_or_insert_with(topic, || Fanout::new(self.queue_bytes));
+            // Here nothing waits: what arrives is accepted at that moment.
+            fanout.accepted_since(Instant::now());
             let cut = self.cut.clone();
             let listener = Listener { cut, fanout: fanout.clone(), missed: 0 };
             listeners.entry(topic.clone()).or_default().push(listener);

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::{Error, ErrorKind, Key, Result, Ttl, Version};
 
@@ -147,8 +149,76 @@ pub struct Message {
     pub(crate) origin: Option<Origin>,
     pub(crate) sequence: Option<NonZeroU64>,
     pub(crate) content_type: Option<ContentType>,
+    pub(crate) dating: Dating,
     /// Boxed, because a message moves through several queues and few have these.
     pub(crate) rare: Option<Box<Rare>>,
+}
+
+/// When a message was sent, by clocks of its sender that nobody else has to trust.
+///
+/// Publishers say it of values with a [`Ttl`], of heartbeats, and of other messages now and then.
+/// Subscriptions estimate from it when
+/// the value's life [ends](Message::ends_at).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Sent {
+    elapsed_micros: u64,
+    age_micros: Option<u64>,
+}
+
+impl Sent {
+    /// Sent when its origin had been running for `elapsed`, on the monotonic clock of its process, and
+    /// its value was of this `age`: its TTL had started so long before, by the wall clock of its
+    /// process. Both are cut off to microseconds; what 63 bits do not hold counts as the most that
+    /// they do.
+    #[must_use]
+    pub fn new(elapsed: Duration, age: Option<Duration>) -> Self {
+        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Self::from_micros(micros(elapsed), age.map(micros))
+    }
+
+    pub(crate) fn from_micros(elapsed: u64, age: Option<u64>) -> Self {
+        let most = i64::MAX.unsigned_abs();
+        Self { elapsed_micros: elapsed.min(most), age_micros: age.map(|age| age.min(most)) }
+    }
+
+    /// The same of a message that is sent once more: its value has aged meanwhile.
+    pub(crate) fn again(self, elapsed: Duration) -> Self {
+        let aged = elapsed.saturating_sub(self.elapsed());
+        Self::new(elapsed, self.age().map(|age| age.saturating_add(aged)))
+    }
+
+    /// How long its origin had been running.
+    #[must_use]
+    pub fn elapsed(self) -> Duration {
+        Duration::from_micros(self.elapsed_micros)
+    }
+
+    /// How old the value was, if there was one with a TTL.
+    #[must_use]
+    pub fn age(self) -> Option<Duration> {
+        self.age_micros.map(Duration::from_micros)
+    }
+
+    /// Both, as the wire has them.
+    pub(crate) const fn to_micros(self) -> (u64, Option<u64>) {
+        (self.elapsed_micros, self.age_micros)
+    }
+
+    pub(crate) fn elapsed_micros(self) -> i64 {
+        i64::try_from(self.elapsed_micros).unwrap_or(i64::MAX)
+    }
+}
+
+/// What is known of when the value's life ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Dating {
+    /// Nothing but its TTL.
+    #[default]
+    None,
+    /// When it was sent.
+    Sent(Sent),
+    /// The end, by this process's monotonic clock.
+    EndsAt(Instant),
 }
 
 /// What few messages carry.
@@ -230,6 +300,7 @@ impl Message {
             origin: None,
             sequence: None,
             content_type: None,
+            dating: Dating::None,
             rare: None,
         }
     }
@@ -258,6 +329,12 @@ impl Message {
     #[must_use]
     pub fn with_content_type(self, content_type: ContentType) -> Self {
         Self { content_type: Some(content_type), ..self }
+    }
+
+    /// The same message with the time at which it was sent.
+    #[must_use]
+    pub fn with_sent(self, sent: Sent) -> Self {
+        Self { dating: Dating::Sent(sent), ..self }
     }
 
     /// The same message with a fingerprint of the payload's schema.
@@ -337,6 +414,29 @@ impl Message {
     #[must_use]
     pub fn content_type(&self) -> Option<&ContentType> {
         self.content_type.as_ref()
+    }
+
+    /// When the message was sent, if the publisher said so, until a subscription estimates
+    /// [from it](Self::ends_at) when the value's life ends.
+    #[must_use]
+    pub fn sent(&self) -> Option<Sent> {
+        match self.dating {
+            Dating::Sent(sent) => Some(sent),
+            _ => None,
+        }
+    }
+
+    /// When the value's life ends, by this process's monotonic clock, as far as its subscription can
+    /// tell without trusting anybody's wall clock. Never early, and late by the shortest time that a
+    /// message of its publisher took within the last minute, its own included. `None` where the
+    /// publisher did not say when it [sent](Sent) the message, and where a broker may have kept it:
+    /// then the [TTL](Self::ttl) and the wall clock have to do.
+    #[must_use]
+    pub fn ends_at(&self) -> Option<Instant> {
+        match self.dating {
+            Dating::EndsAt(ends_at) => Some(ends_at),
+            _ => None,
+        }
     }
 
     /// The fingerprint of the payload's schema, if the publisher said one.

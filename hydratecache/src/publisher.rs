@@ -29,7 +29,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::message::Position;
+use crate::message::{self, Dating, Position};
 use crate::transport::Transport;
 use crate::version::HybridClock;
 use crate::{Error, ErrorKind, Kind, Message, Origin, Positions, Request, Result, Topic, Version};
@@ -85,6 +85,10 @@ struct Counters {
 /// answer for all of them must come within the limit of a publish.
 pub(crate) const MAX_BATCH_BYTES: usize = 1 << 20;
 
+/// At least so often a message says when it was sent: several times in the minute for which
+/// subscribers remember it, at ten bytes each.
+const DATING_INTERVAL: Duration = Duration::from_secs(10);
+
 type Answer = Result<Sent, Error>;
 
 /// Where a batch's numbers begin.
@@ -102,6 +106,8 @@ struct Inner {
     topic: Topic,
     origin: Origin,
     clock: Arc<HybridClock>,
+    /// When the origin began.
+    began: Instant,
     heartbeats: Heartbeats,
     /// A batch of so many messages departs.
     batch_messages: usize,
@@ -120,6 +126,8 @@ struct Inner {
 struct Order {
     last_sequence: u64,
     last_publish: Instant,
+    /// When a message last said when it was sent.
+    dated_at: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -178,6 +186,7 @@ impl Lane {
             topic,
             origin,
             clock,
+            began: Instant::now(),
             heartbeats,
             batch_messages,
             pulse: Pulse::default(),
@@ -185,7 +194,11 @@ impl Lane {
             listeners: AtomicUsize::new(0),
             ring: Mutex::new(Ring::new(replay_bytes, Instant::now())),
             counters: Counters::default(),
-            order: Mutex::new(Order { last_sequence: 0, last_publish: Instant::now() }),
+            order: Mutex::new(Order {
+                last_sequence: 0,
+                last_publish: Instant::now(),
+                dated_at: None,
+            }),
             gathering: Mutex::default(),
         }))
     }
@@ -318,9 +331,13 @@ impl Inner {
     /// Hands over messages that have their numbers, behind all that was sent before. A heartbeat among
     /// them says how far that is.
     fn relaunch(self: &Arc<Self>, order: &Order, mut batch: Vec<Message>) -> Flight {
+        let elapsed = self.began.elapsed();
         for message in &mut batch {
             if message.kind == Kind::Heartbeat {
                 message.sequence = NonZeroU64::new(order.last_sequence);
+            }
+            if let Dating::Sent(sent) = message.dating {
+                message.dating = Dating::Sent(sent.again(elapsed));
             }
         }
         let (lane, topic) = (self.clone(), self.topic.clone());
@@ -336,6 +353,8 @@ impl Inner {
         let first_clock = self.clock.tick(data);
         let sent = Sent { first_sequence: order.last_sequence + 1, first_clock };
         let mut offset = 0;
+        let now = Instant::now();
+        self.date(order, batch, now);
         for message in batch {
             message.origin = Some(self.origin);
             if message.kind == Kind::Heartbeat {
@@ -353,10 +372,30 @@ impl Inner {
         }
         if data > 0 {
             order.last_sequence += data;
-            order.last_publish = Instant::now();
+            order.last_publish = now;
             self.pulse.published(self);
         }
         sent
+    }
+
+    /// Says when values with a TTL are sent; of other messages so often that subscribers know this
+    /// process's clock before one with a TTL is held up.
+    fn date(&self, order: &mut Order, batch: &mut [Message], now: Instant) {
+        let elapsed = now.saturating_duration_since(self.began);
+        let mut wall = None;
+        for message in batch {
+            let is_due = order.dated_at.is_none_or(|at| now.duration_since(at) >= DATING_INTERVAL);
+            let is_due = is_due && message.kind.is_write();
+            if message.ttl.is_some() || message.kind == Kind::Heartbeat || is_due {
+                // A start in the future counts as now.
+                let age = message.ttl.map(|ttl| {
+                    let wall = *wall.get_or_insert_with(|| self.clock.now());
+                    wall.duration_since(ttl.start()).unwrap_or_default()
+                });
+                message.dating = Dating::Sent(message::Sent::new(elapsed, age));
+                order.dated_at = Some(now);
+            }
+        }
     }
 
     /// Sends `batch`, unless another of those in it did so before. `None`: it can never be sent,

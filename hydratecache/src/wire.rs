@@ -17,7 +17,7 @@ use minicbor::{Decoder, Encoder};
 pub use rejection::{Rejection, RejectionReason};
 pub(crate) use well_formed::{MAX_DEPTH, check_well_formed};
 
-use crate::message::{ContentType, Rare};
+use crate::message::{ContentType, Dating, Rare, Sent};
 use crate::{Key, Kind, Message, Origin, Topic, Ttl, Version, VersionDomain};
 
 /// The version that this crate writes and reads.
@@ -43,6 +43,8 @@ mod field {
     pub(super) const CHUNK: u64 = 12;
     pub(super) const TOPIC: u64 = 13;
     pub(super) const REQUEST: u64 = 14;
+    pub(super) const ELAPSED: u64 = 15;
+    pub(super) const AGE: u64 = 16;
 }
 
 /// The longest body of a request, in bytes: room for a few hundred numbers, and small beside what a
@@ -90,8 +92,10 @@ fn room(message: &Message, topic: Option<&Topic>) -> usize {
     let key_bytes = message.key.as_ref().map_or(0, |key| key.as_str().len());
     let content_type = message.content_type.as_ref().map_or(0, |name| name.as_str().len() + 3);
     let topic_bytes = topic.map_or(0, |topic| topic.as_str().len() + 3);
-    // 80 bytes hold every field but those of variable length; 64 more, a traceparent.
-    let fixed = 80 + message.trace_parent().map_or(0, |_| 64);
+    // 80 bytes hold every field but those of variable length; 64 more, a traceparent; 20, the time of
+    // sending.
+    let trace_parent = message.trace_parent().map_or(0, |_| 64);
+    let fixed = 80 + trace_parent + message.sent().map_or(0, |_| 20);
     // A request's body is there instead of a payload, and behind a number of one byte as well.
     fixed + key_bytes + message.payload.len() + content_type + topic_bytes
 }
@@ -125,6 +129,13 @@ fn write(e: &mut Encoder<Vec<u8>>, message: &Message, topic: Option<&Topic>) -> 
     if message.kind == Kind::Request {
         e.u64(field::REQUEST)?.writer_mut().extend_from_slice(&message.payload);
     }
+    if let Some(sent) = message.sent() {
+        let (elapsed, age) = sent.to_micros();
+        e.u64(field::ELAPSED)?.u64(elapsed)?;
+        if let Some(age) = age {
+            e.u64(field::AGE)?.u64(age)?;
+        }
+    }
     Ok(())
 }
 
@@ -156,6 +167,8 @@ fn pairs(message: &Message, topic: Option<&Topic>) -> u64 {
         message.schema().is_some(),
         message.trace_parent().is_some(),
         topic.is_some(),
+        message.sent().is_some(),
+        message.sent().is_some_and(|sent| sent.age().is_some()),
     ];
     2 + optional.into_iter().map(u64::from).sum::<u64>()
 }
@@ -217,6 +230,8 @@ struct Fields {
     rare: Option<Box<Rare>>,
     topic: Option<Topic>,
     request: Option<Bytes>,
+    elapsed: Option<u64>,
+    age: Option<u64>,
     broken: Option<RejectionReason>,
 }
 
@@ -301,6 +316,9 @@ impl Fields {
                 self.topic = Topic::new(d.str()?).ok();
                 self.note(self.topic.is_none(), RejectionReason::InvalidField("topic"));
             }
+            // Something else in these fields is ignored, as by readers that do not know them.
+            field::ELAPSED if is_uint(d) => self.elapsed = Some(d.u64()?),
+            field::AGE if is_uint(d) => self.age = Some(d.u64()?),
             unknown => {
                 // Skipped, but never trusted: a length or depth bomb stops here.
                 let begin = d.position();
@@ -394,6 +412,7 @@ impl Fields {
     fn assemble(mut self) -> Envelope {
         self.recognise_request();
         let origin = self.origin;
+        let sent = self.elapsed.map(|elapsed| Sent::from_micros(elapsed, self.age));
         let version = self.version.map(|(domain, number)| match domain {
             VersionDomain::Clock => Version::clock(number, origin),
             VersionDomain::Caller => Version::caller(number),
@@ -407,10 +426,17 @@ impl Fields {
             origin,
             sequence: self.sequence,
             content_type: self.content_type,
+            dating: sent.map_or(Dating::None, Dating::Sent),
             rare: self.rare,
         };
         Envelope { message, topic: self.topic }
     }
+}
+
+/// Whether an unsigned integer is next.
+fn is_uint(d: &Decoder<'_>) -> bool {
+    use minicbor::data::Type;
+    matches!(d.datatype(), Ok(Type::U8 | Type::U16 | Type::U32 | Type::U64))
 }
 
 impl From<minicbor::decode::Error> for RejectionReason {

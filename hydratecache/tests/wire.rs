@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use hydratecache::wire::{self, Envelope, MAX_OVERHEAD_BYTES, RejectionReason};
 use hydratecache::{
-    ContentType, Key, Kind, Message, Origin, Position, Topic, TraceParent, Ttl, Version,
+    ContentType, Key, Kind, Message, Origin, Position, Sent, Topic, TraceParent, Ttl, Version,
 };
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -102,8 +102,14 @@ fn bare() -> impl Strategy<Value = Message> {
     ]
 }
 
-type Parts =
-    (Option<(u64, u64)>, Option<(bool, u64)>, Option<String>, Option<u64>, Option<TraceParent>);
+type Parts = (
+    Option<(u64, u64)>,
+    Option<(bool, u64)>,
+    Option<String>,
+    Option<u64>,
+    Option<TraceParent>,
+    Option<(u64, Option<u64>)>,
+);
 
 fn parts() -> impl Strategy<Value = Parts> {
     let trace = "00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}";
@@ -113,10 +119,14 @@ fn parts() -> impl Strategy<Value = Parts> {
         prop::option::of("[!-~]{1,64}"),
         prop::option::of(number()),
         prop::option::of(trace.prop_map(|text| text.parse().expect("legal"))),
+        prop::option::of((number(), prop::option::of(number()))),
     )
 }
 
-fn with_parts(bare: Message, (position, version, content_type, schema, trace): Parts) -> Message {
+fn with_parts(
+    bare: Message,
+    (position, version, content_type, schema, trace, sent): Parts,
+) -> Message {
     let mut message = bare;
     if let Some((origin, sequence)) = position {
         let origin = Origin::from_u64(origin).expect("not zero");
@@ -133,6 +143,10 @@ fn with_parts(bare: Message, (position, version, content_type, schema, trace): P
     }
     if let Some(fingerprint) = schema {
         message = message.with_schema(fingerprint);
+    }
+    if let Some((elapsed, age)) = sent {
+        let micros = Duration::from_micros;
+        message = message.with_sent(Sent::new(micros(elapsed), age.map(micros)));
     }
     trace.map_or(message.clone(), |trace| message.with_trace_parent(trace))
 }

@@ -18,6 +18,7 @@ TARGET = Path(__file__).parents[2] / "hydratecache/src/wire/golden/envelope-v1.j
 UINT, NEGATIVE, BYTES, TEXT, ARRAY, MAP, TAG = range(7)
 VERSION, KIND, KEY, PAYLOAD, TTL, ORIGIN, SEQUENCE = range(7)
 CLOCK_VERSION, CALLER_VERSION, CONTENT_TYPE, SCHEMA, TRACEPARENT, CHUNK, TOPIC, REQUEST = range(7, 15)
+ELAPSED, AGE = 15, 16
 # A request is a heartbeat with a body.
 KINDS = ["put", "remove", "clear", "touch", "heartbeat"]
 PUT, REMOVE, CLEAR, TOUCH, HEARTBEAT = range(5)
@@ -76,7 +77,7 @@ def message(kind, **fields):
     """The meaning of a vector; every number is a decimal string."""
     meaning = dict.fromkeys(
         "kind key payload_hex ttl origin sequence clock_version caller_version content_type"
-        " schema traceparent topic request_hex".split()
+        " schema traceparent topic request_hex elapsed_us age_us".split()
     )
     meaning["kind"] = KINDS[kind]
     for name, value in fields.items():
@@ -108,6 +109,8 @@ def encode(kind, **fields):
         "traceparent": (TRACEPARENT, text),
         "topic": (TOPIC, text),
         "request": (REQUEST, bytes),
+        "elapsed_us": (ELAPSED, uint),
+        "age_us": (AGE, uint),
     }
     numbered = ((writers[name], value) for name, value in fields.items())
     pairs = sorted((number, write(value)) for (number, write), value in numbered)
@@ -153,6 +156,13 @@ def canonical_vectors():
         "put-every-field", PUT, ttl=life, clock_version=clock, topic="shop.users", **sender, **rare
     )
     yield vector("put-origin-without-sequence", PUT, origin=1)
+    sent = {"elapsed_us": 86_400_000_000, "age_us": 1_500}
+    yield vector("put-sent", PUT, ttl=life, clock_version=clock, **sender, **sent)
+    yield vector("put-sent-at-once", PUT, ttl=life, elapsed_us=0, age_us=0, **sender)
+    yield vector(
+        "put-every-field-sent",
+        PUT, ttl=life, clock_version=clock, topic="shop.users", **sender, **rare, **sent,
+    )
     yield vector("remove-minimal", REMOVE)
     yield vector("remove-numbered-and-versioned", REMOVE, clock_version=clock, **sender)
     yield vector("remove-every-field", REMOVE, caller_version=9, topic="t", **sender, **rare)
@@ -162,6 +172,9 @@ def canonical_vectors():
     yield vector("touch-numbered-and-versioned", TOUCH, ttl=life, clock_version=clock, **sender)
     yield vector("heartbeat-probe", HEARTBEAT, origin=1)
     yield vector("heartbeat-last-sequence", HEARTBEAT, **sender)
+    yield vector("heartbeat-sent", HEARTBEAT, elapsed_us=86_400_000_000, **sender)
+    yield vector("touch-sent", TOUCH, ttl=life, **sender, **sent)
+    yield vector("elapsed-longest", PUT, ttl=life, elapsed_us=MAX_63, age_us=MAX_63, **sender)
 
     for name, body in requests().items():
         yield vector(f"request-{name}", HEARTBEAT, origin=1, request=body)
@@ -259,6 +272,18 @@ def tolerated_vectors():
     }.items():
         yield vector(f"request-of-{name}", envelope((KIND, uint(HEARTBEAT)), (ORIGIN, uint(1)), (REQUEST, value)), probe)
     yield vector("unknown-field-first", envelope((14, uint(0)), *put()))
+
+    life = (TTL, ttl(1, 2))
+    dated = message(PUT, key="k", payload=b"\x01", ttl=(1, 2))
+    yield vector("sent-in-another-form", envelope(*put(life, (ELAPSED, text("a")), (AGE, b"\xf6"))), dated)
+    yield vector("age-without-elapsed", envelope(*put(life, (AGE, uint(7)))), dated)
+    yield vector(
+        "age-in-another-form",
+        envelope(*put(life, (ELAPSED, uint(7)), (AGE, b"\x20"))),
+        message(PUT, key="k", payload=b"\x01", ttl=(1, 2), elapsed_us=7),
+    )
+    most = message(PUT, key="k", payload=b"\x01", ttl=(1, 2), elapsed_us=MAX_63, age_us=MAX_63)
+    yield vector("sent-beyond-the-limit", envelope(*put(life, (ELAPSED, uint(MAX_64)), (AGE, uint(MAX_63 + 1)))), most)
 
     yield vector("reordered-descending", envelope(*reversed(put())))
     sender = [(ORIGIN, uint(5)), (SEQUENCE, uint(6))]

@@ -11,6 +11,7 @@
 
 mod broker;
 mod database;
+mod lateness;
 mod network;
 mod node;
 mod oracle;

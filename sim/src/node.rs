@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::broker::Broker;
 use crate::network::Road;
-use crate::oracle::Shown;
+use crate::oracle::{Draft, Oracle, Shown};
 use crate::plan::Truth;
 use crate::transport::SimTransport;
 use crate::world::{World, trace_parent};
@@ -32,6 +32,7 @@ const LANES: usize = 3;
 pub(crate) struct Site {
     pub(crate) node: usize,
     pub(crate) broker: Broker,
+    pub(crate) oracle: Oracle,
     pub(crate) road: Arc<Road>,
     began: Instant,
     /// How far its wall clock is ahead, in milliseconds.
@@ -39,9 +40,9 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    pub(crate) fn new(node: usize, broker: Broker, road: Road) -> Self {
+    pub(crate) fn new(node: usize, broker: Broker, oracle: Oracle, road: Road) -> Self {
         let (road, began, ahead) = (Arc::new(road), Instant::now(), AtomicI64::new(0));
-        Self { node, broker, road, began, ahead }
+        Self { node, broker, oracle, road, began, ahead }
     }
 
     /// Its wall clock jumps.
@@ -102,6 +103,7 @@ impl Drop for Process {
 
 async fn run(world: Arc<World>, site: Arc<Site>, mut rng: Rng, slot: Arc<Mutex<Option<Life>>>) {
     let plan = &world.plan;
+    world.oracle.started(site.node);
     let mut settings = Settings::default();
     (settings.ping_interval, settings.ping_limit) = plan.liveness;
     settings.queue_bytes = plan.queue_bytes;
@@ -109,16 +111,19 @@ async fn run(world: Arc<World>, site: Arc<Site>, mut rng: Rng, slot: Arc<Mutex<O
     let is_alone = plan.loss == 0.0;
     let scope = if is_alone { FenceScope::Server } else { FenceScope::ClusterMember };
     let transport = again(|| SimTransport::connect(&site, settings.clone(), scope)).await;
+    let origin = world.next_origin();
+    world.oracle.begins(origin);
     let channel: Channel<u64> = Channel::builder(transport.clone(), TOPIC)
         .with_versions(plan.truth.domain())
         .with_heartbeats(plan.heartbeats.0, plan.heartbeats.1)
         .with_wall_clock(site.clone().wall_clock())
         .with_replay_bytes(plan.replay_bytes)
-        .with_origin(world.next_origin())
+        .with_origin(origin)
         .build()
         .expect("a legal topic");
     let signals = again(|| transport.subscribe(channel.topic().clone())).await;
     let listens_since = Instant::now();
+    world.oracle.listens(site.node);
     let replica = Replica::new();
     let hydration = Arc::new(
         again(async || {
@@ -285,13 +290,19 @@ impl Writer<'_> {
         let kind = rng.u8(0..100);
         let is_clear = kind < 2 && plan.truth != Truth::Owners;
         let is_put = kind >= 20;
-        let ttl = plan.life.filter(|_| is_put && rng.bool()).map(|life| {
-            let start = self.site_time();
-            Ttl::new(start, life).expect("seconds")
-        });
-        let ends_at =
-            ttl.filter(|_| world.clocks_are_right).map(|ttl| Instant::now() + ttl.duration());
-        let write = world.oracle.write((!is_clear).then_some(key), is_put && !is_clear, ends_at);
+        // Some data was born some time before it is written.
+        let life = plan.life.filter(|_| is_put && rng.bool());
+        let life = life
+            .map(|life| (life, if rng.bool() { life.mul_f64(rng.f64()) } else { Duration::ZERO }));
+        let ttl = life.map(|(life, age)| Ttl::new(self.site_time() - age, life).expect("seconds"));
+        let left = life.map(|(life, age)| life.saturating_sub(age));
+        let draft = Draft {
+            node: self.site.node,
+            key: (!is_clear).then_some(key),
+            is_put: is_put && !is_clear,
+            left,
+        };
+        let write = world.oracle.write(draft);
         let name = &world.keys[key];
         let version = plan.truth.has_source().then(|| {
             let version = match (is_clear, is_put) {

@@ -1,6 +1,6 @@
 //! What is known of every write, and the judgement of every read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,7 +10,8 @@ use hydratecache::cache::{Freshness, Replica};
 use hydratecache::{Key, Message, Origin};
 use tokio::time::Instant;
 
-use crate::plan::Truth;
+use crate::lateness::Lateness;
+use crate::plan::{Plan, Truth};
 
 /// Knows every write. Cloning shares it.
 #[derive(Debug, Clone)]
@@ -24,6 +25,12 @@ struct State {
     /// For each key, what the broker accepted, in order.
     accepted: Vec<Vec<Accepted>>,
     is_accepted: BTreeSet<u64>,
+    /// When the origins began.
+    births: BTreeMap<Origin, Instant>,
+    /// How late the lives of values may end, in each node.
+    lateness: Vec<Lateness>,
+    /// When which node's wall clock jumped.
+    jumps: Vec<(usize, Instant)>,
     violations: Vec<String>,
     events: u64,
     trace: DefaultHasher,
@@ -36,8 +43,21 @@ const ROUNDING: Duration = Duration::from_micros(2);
 /// What orders the writes of a key.
 type Rank = (u64, u64);
 
+/// A write that is about to happen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Draft {
+    pub(crate) node: usize,
+    /// None: all keys.
+    pub(crate) key: Option<usize>,
+    pub(crate) is_put: bool,
+    /// How long its value lives from now on, if its life has an end.
+    pub(crate) left: Option<Duration>,
+}
+
 #[derive(Debug)]
 struct Write {
+    node: usize,
+    at: Instant,
     /// None: of all keys.
     key: Option<usize>,
     is_put: bool,
@@ -81,13 +101,16 @@ pub(crate) enum Copy {
 }
 
 impl Oracle {
-    pub(crate) fn new(truth: Truth, keys: usize, is_shown: bool) -> Self {
+    pub(crate) fn new(plan: &Plan, is_shown: bool) -> Self {
         Self(Arc::new(Mutex::new(State {
-            truth,
+            truth: plan.truth,
             began: Instant::now(),
             writes: Vec::new(),
-            accepted: vec![Vec::new(); keys],
+            accepted: vec![Vec::new(); plan.keys],
             is_accepted: BTreeSet::new(),
+            births: BTreeMap::new(),
+            lateness: vec![Lateness::default(); plan.nodes],
+            jumps: Vec::new(),
             violations: Vec::new(),
             events: 0,
             trace: DefaultHasher::new(),
@@ -96,10 +119,44 @@ impl Oracle {
     }
 
     /// A write is about to happen. Returns its number, which is also the value that it puts.
-    pub(crate) fn write(&self, key: Option<usize>, is_put: bool, ends_at: Option<Instant>) -> u64 {
+    pub(crate) fn write(&self, draft: Draft) -> u64 {
         let mut state = self.lock();
-        state.writes.push(Write { key, is_put, rank: None, committed_at: None, ends_at });
+        let Draft { node, key, is_put, left } = draft;
+        let at = Instant::now();
+        let ends_at = left.map(|left| at + left);
+        state.writes.push(Write { node, at, key, is_put, rank: None, committed_at: None, ends_at });
         state.writes.len() as u64 - 1
+    }
+
+    /// The wall clock of `node` jumps.
+    pub(crate) fn jumped(&self, node: usize) {
+        self.lock().jumps.push((node, Instant::now()));
+    }
+
+    /// A publisher begins as `origin`.
+    pub(crate) fn begins(&self, origin: Origin) {
+        self.lock().births.insert(origin, Instant::now());
+    }
+
+    /// A process of `node` begins, and knows nothing of clocks.
+    pub(crate) fn started(&self, node: usize) {
+        self.lock().lateness[node] = Lateness::default();
+    }
+
+    /// From now on it learns from everything that arrives.
+    pub(crate) fn listens(&self, node: usize) {
+        self.lock().lateness[node].listens();
+    }
+
+    /// The process of `node` takes `message` from its connection.
+    pub(crate) fn arrived(&self, node: usize, message: &Message) {
+        let (Some(origin), Some(sent)) = (message.origin(), message.sent()) else {
+            return;
+        };
+        let mut state = self.lock();
+        let write = message.kind().is_write().then(|| number_of(message));
+        let sent_at = state.births[&origin] + sent.elapsed();
+        state.lateness[node].arrived(origin, sent_at, write);
     }
 
     /// The database has it, as its commit of this number.
@@ -216,6 +273,13 @@ impl State {
         let proven = proven.and_then(|(since, at)| self.newest(key, since, at));
         let node = shown.node;
         let Some(value) = entry else {
+            if let Some((_, write)) =
+                proven.filter(|(rank, write)| self.must_live(key, *rank, *write))
+            {
+                self.violation(format_args!(
+                    "node {node} shows nothing for key {key}, and the life of {write} has not ended"
+                ));
+            }
             let is_missing = proven.is_some_and(|(rank, write)| self.must_exist(key, rank, write));
             if copy == Copy::Whole && is_missing {
                 self.violation(format_args!(
@@ -242,8 +306,13 @@ impl State {
                 "node {node} shows {value} of rank {rank:?} for key {key} after {newest:?}"
             ));
         }
-        if ends_at.is_some_and(|ends_at| ends_at + ROUNDING < Instant::now()) {
-            self.violation(format_args!("node {node} shows {value} for key {key} after its end"));
+        if let Some(ends_at) = ends_at.filter(|_| self.is_dated(index(value))) {
+            let late_by = self.lateness[node].of(value);
+            if late_by.is_some_and(|late_by| ends_at + late_by + ROUNDING < Instant::now()) {
+                self.violation(format_args!(
+                    "node {node} shows {value} for key {key} after its end, and {late_by:?} more"
+                ));
+            }
         }
         shown.newest[key] = shown.newest[key].max(rank);
     }
@@ -292,6 +361,26 @@ impl State {
             other.ends_at.is_some() || (!other.is_put && other.rank.is_none_or(|r| r > rank))
         };
         self.writes[write].is_put && !self.writes.iter().filter(concerns).any(spoils)
+    }
+
+    /// Whether a key of which `write` is known has a value, where only clocks decide: it is the newest
+    /// of all, accepted or not, and its life has not ended.
+    fn must_live(&self, key: usize, rank: Rank, write: usize) -> bool {
+        let concerns = |other: &&Write| other.key.is_none_or(|other| other == key);
+        let is_newest = || {
+            let mut others = self.writes.iter().filter(concerns);
+            others.all(|other| other.rank.is_some_and(|other| other <= rank))
+        };
+        let Write { is_put, ends_at, .. } = self.writes[write];
+        let is_alive = ends_at.is_none_or(|ends_at| ends_at > Instant::now() + ROUNDING);
+        self.truth == Truth::Clocks && is_put && is_alive && self.is_dated(write) && is_newest()
+    }
+
+    /// Whether the age of a write's data is that by its clock: the clock did not jump while it was
+    /// read once for the start of the life and once for the time of sending.
+    fn is_dated(&self, write: usize) -> bool {
+        let Write { node, at, .. } = self.writes[write];
+        !self.jumps.contains(&(node, at))
     }
 
     fn note(&mut self, what: &'static str, numbers: &[u64]) {

@@ -55,7 +55,7 @@ pub fn simulate(seed: u64, is_shown: bool) -> Report {
 async fn live(seed: u64, is_shown: bool) -> Report {
     let plan = Plan::of(seed);
     let mut rng = Rng::with_seed(!seed);
-    let oracle = Oracle::new(plan.truth, plan.keys, is_shown);
+    let oracle = Oracle::new(&plan, is_shown);
     if is_shown {
         eprintln!("{plan:#?}");
     }
@@ -63,7 +63,7 @@ async fn live(seed: u64, is_shown: bool) -> Report {
     let broker = Broker::new(oracle.clone(), copy_loss, rng.fork());
     let site = |node| {
         let road = Road::new(plan.longest_delay, rng.fork());
-        Arc::new(Site::new(node, broker.clone(), road))
+        Arc::new(Site::new(node, broker.clone(), oracle.clone(), road))
     };
     let sites = (0..plan.nodes).map(site).collect();
     let world = Arc::new(World {
@@ -72,7 +72,6 @@ async fn live(seed: u64, is_shown: bool) -> Report {
         dozing: (0..plan.nodes).map(|_| watch::Sender::new(false)).collect(),
         database: Database::new(plan.truth, rng.fork()),
         oracle: oracle.clone(),
-        clocks_are_right: !plan.faults.iter().any(|(_, fault)| matches!(fault, Fault::Jump { .. })),
         is_writing: AtomicBool::new(true),
         origins: AtomicU64::new(0),
         acknowledged: Mutex::default(),
@@ -150,6 +149,7 @@ impl Simulation {
             }
             Fault::Jump { node, forward, by } => {
                 note("jumped", node);
+                oracle.jumped(node);
                 sites[node].jump(forward, by);
                 None
             }

@@ -93,6 +93,14 @@ impl Incomings {
         let answers = topics.iter().map(|topic| requests.ask(request(topic.to_string())));
         try_join_all(answers.collect::<Vec<_>>())
     }
+
+    /// What arrived, as the library takes it now.
+    fn body(&self, name: String, body: Bytes) -> Incoming<String> {
+        if let Ok(envelope) = wire::decode(&body) {
+            self.1.oracle.arrived(self.1.node, &envelope.message);
+        }
+        Incoming::Body { name, body }
+    }
 }
 
 impl Subscribing for Incomings {
@@ -108,13 +116,14 @@ impl Subscribing for Incomings {
             sleep(busy).await;
         }
         match self.0.inbox.recv().await {
-            Some((name, body)) => Incoming::Body { name, body },
+            Some((name, body)) => self.body(name, body),
             None => Incoming::Ended(lost()),
         }
     }
 
     fn try_next(&mut self) -> Option<Incoming<String>> {
-        self.0.inbox.try_recv().ok().map(|(name, body)| Incoming::Body { name, body })
+        let (name, body) = self.0.inbox.try_recv().ok()?;
+        Some(self.body(name, body))
     }
 
     fn backlog(&self) -> usize {

@@ -23,8 +23,6 @@ pub(crate) struct World {
     pub(crate) dozing: Vec<watch::Sender<bool>>,
     pub(crate) database: Database,
     pub(crate) oracle: Oracle,
-    /// No wall clock jumps.
-    pub(crate) clocks_are_right: bool,
     pub(crate) is_writing: AtomicBool,
     pub(crate) origins: AtomicU64,
     /// What was acknowledged, with the time when its publish began.

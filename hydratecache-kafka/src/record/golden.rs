@@ -64,6 +64,12 @@ fn told(message: &Message) -> Value {
             "duration_us": ttl.duration().as_micros().to_string(),
         });
     }
+    if let Some(sent) = message.sent() {
+        told["elapsed_us"] = sent.elapsed().as_micros().to_string().into();
+        if let Some(age) = sent.age() {
+            told["age_us"] = age.as_micros().to_string().into();
+        }
+    }
     told
 }
 

@@ -5,7 +5,10 @@ use std::time::{Duration, SystemTime};
 use crate::proxy::FaultProxy;
 use futures::StreamExt;
 use hydratecache::cache::{Hydration, Replica};
-use hydratecache::{Channel, ErrorKind, Event, Key, Message, RejectionReason, Signal, Ttl, wire};
+use hydratecache::{
+    Channel, ErrorKind, Event, Key, Message, RejectionReason, Signal, Ttl, WallClock, wire,
+};
+use tokio::time::Instant;
 
 use super::support::{
     Listener, Writer, connect, connect_via, connect_with, fence, in_time, millis, proxy, secs,
@@ -221,6 +224,29 @@ pub async fn a_senders_clock_that_is_behind_shortens_lives_and_never_inserts_the
     assert_eq!(values, [None, None, Some(4)]);
     let stats = replicated.hydration.stats();
     assert_eq!((stats.expired_in_flight, stats.from_the_future), (2, 0));
+}
+
+/// Fault 19: clocks an hour apart. Lives end when they should all the same.
+pub async fn wall_clocks_an_hour_apart_change_no_life(subject: &dyn Subject) {
+    let replicated = Replicated::new(subject).await;
+    let ahead = WallClock::new(|| SystemTime::now() + HOUR);
+    let behind = WallClock::new(|| SystemTime::now() - HOUR);
+    for (key, clock) in [("ahead", ahead), ("behind", behind)] {
+        let transport = connect(subject).await;
+        let builder = Channel::<u32>::builder(transport, "users").with_wall_clock(clock.clone());
+        let writes = builder.build().expect("legal");
+        replicated.caught_up().await;
+        let (began, age, left) = (Instant::now(), millis(500), millis(1500));
+        let ttl = Ttl::new(clock.now() - age, age + left).expect("legal");
+        writes.put(key, &1).ttl(ttl).await.expect("published");
+        let acknowledged = Instant::now();
+        replicated.caught_up().await;
+        assert_eq!(replicated.value(key), Some(1), "{key}");
+        until("the end of a life", secs(5), async || replicated.value(key).is_none()).await;
+        let (lived, late) = (began.elapsed(), acknowledged.elapsed().saturating_sub(left));
+        assert!(lived + millis(1) >= left, "{key}: ended after {lived:?}");
+        assert!(late < millis(500), "{key}: late by {late:?}");
+    }
 }
 
 /// Fault 19: a TTL that ends before the message arrives.

@@ -392,7 +392,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         if message.kind() == Kind::Put && !self.ledger.admits(key, version) {
             return self.counters.stale.increment();
         }
-        let Some(expires_at) = self.expiry(message.ttl()) else {
+        let Some(expires_at) = self.end_of(message) else {
             self.counters.expired_in_flight.increment();
             return self.remove(key, version).await;
         };
@@ -548,6 +548,18 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         if is_applied { applied } else { stale }.increment();
     }
 
+    /// When the entry of `message` expires; the outer `None` if it has.
+    #[allow(clippy::option_option)]
+    fn end_of(&self, message: &Message) -> Option<Option<Instant>> {
+        let Some(ends_at) = message.ends_at() else {
+            return self.expiry(message.ttl());
+        };
+        let starts_later = |ttl: Ttl| ttl.start() > self.channel.clock.now();
+        self.counters.from_the_future.add(u64::from(message.ttl().is_some_and(starts_later)));
+        let left = ends_at.saturating_duration_since(Instant::now());
+        if left.is_zero() { None } else { Some(self.deadline(Some(left))) }
+    }
+
     /// When an entry with `ttl` expires; the outer `None` if it has. The wall clock is asked once:
     /// from here on the deadline is on the monotonic clock.
     #[allow(clippy::option_option)]
@@ -560,10 +572,15 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 Some(left)
             }
         };
+        Some(self.deadline(left))
+    }
+
+    /// The end of a life of which so much is left.
+    fn deadline(&self, left: Option<Duration>) -> Option<Instant> {
         let left = [left, self.settings.max_ttl].into_iter().flatten().min();
         let left = left.map(|left| self.settings.held_for(left));
         // A life that no clock can hold has no end.
-        Some(left.and_then(|left| Instant::now().checked_add(left)))
+        left.and_then(|left| Instant::now().checked_add(left))
     }
 
     fn change(&self, change: impl FnOnce(&mut Status)) {

@@ -279,6 +279,7 @@ where
             topics.extend(session.unproven.iter().cloned());
         }
         if !topics.is_empty() {
+            session.changing_since = Instant::now();
             let subscribing = session.connection.subscribe(topics.into_iter().collect());
             let proving = self.probes.clone().decide(subscribing, self.peer.clone());
             session.changing = Some(proving.boxed());
@@ -323,7 +324,9 @@ where
         if let Some(fanout) = self.routes.fanout(topic) {
             session.revive(topic, fanout);
         } else if self.asking.iter().any(|(asked, _)| asked == topic) {
-            self.routes.insert(topic, Fanout::new(self.settings.queue_bytes));
+            let fanout = Fanout::new(self.settings.queue_bytes);
+            fanout.accepted_since(session.changing_since);
+            self.routes.insert(topic, fanout);
             session.surplus.retain(|surplus| surplus != topic);
         } else {
             session.surplus.push(topic.clone());

@@ -47,6 +47,8 @@ struct Meaning {
     traceparent: Option<String>,
     topic: Option<String>,
     request_hex: Option<String>,
+    elapsed_us: Option<String>,
+    age_us: Option<String>,
 }
 
 #[derive(Deserialize, Debug, PartialEq)]
@@ -66,6 +68,7 @@ impl Meaning {
             TtlParts { start_us: start.to_string(), duration_us: duration.to_string() }
         });
         let body_of = |kind| (message.kind() == kind).then(|| to_hex(message.payload()));
+        let sent = message.sent();
         Self {
             kind: format!("{:?}", message.kind()).to_lowercase(),
             key: message.key().map(|key| key.as_str().to_owned()),
@@ -80,6 +83,8 @@ impl Meaning {
             traceparent: message.trace_parent().map(|trace| trace.as_str().to_owned()),
             topic: topic.as_ref().map(|topic| topic.as_str().to_owned()),
             request_hex: body_of(Kind::Request),
+            elapsed_us: sent.map(|sent| sent.elapsed().as_micros().to_string()),
+            age_us: sent.and_then(crate::Sent::age).map(|age| age.as_micros().to_string()),
         }
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Session<C> {
     /// Topics that nobody reads any more.
     pub(super) surplus: Vec<Topic>,
     pub(super) changing: Option<BoxFuture<'static, Result<Outcome>>>,
+    /// When the latest change of subscriptions began: what it brings was accepted later.
+    pub(super) changing_since: Instant,
     pub(super) echo: Option<Echo>,
     pub(super) waiting_for_fence: Vec<oneshot::Sender<Result<Fence>>>,
     /// Who asks for a topic that was proven before: an echo shows that the link is still there.
@@ -104,6 +106,7 @@ impl<C> Session<C> {
             retry_at: None,
             surplus: Vec::new(),
             changing: None,
+            changing_since: Instant::now(),
             echo: None,
             waiting_for_fence: Vec::new(),
             confirming: Vec::new(),
@@ -117,6 +120,7 @@ impl<C> Session<C> {
     /// A topic that was disrupted is proven again.
     pub(super) fn revive(&mut self, topic: &Topic, fanout: &Fanout) {
         if !self.unproven.is_empty() && self.unproven.remove(topic) {
+            fanout.accepted_since(self.changing_since);
             fanout.live(Some(Gap::Unknown));
             if let Some(fence) = self.passed {
                 fanout.fenced(fence);
