@@ -59,8 +59,7 @@ async fn live(seed: u64, is_shown: bool) -> Report {
     if is_shown {
         eprintln!("{plan:#?}");
     }
-    let copy_loss = plan.copies.map_or(0.0, |copies| copies.loss);
-    let broker = Broker::new(oracle.clone(), copy_loss, rng.fork());
+    let broker = Broker::new(oracle.clone(), rng.fork());
     let site = |node| {
         let road = Road::new(plan.longest_delay, rng.fork());
         Arc::new(Site::new(node, broker.clone(), oracle.clone(), road))
@@ -237,8 +236,7 @@ impl Simulation {
     /// repaired.
     async fn spoil(&mut self) {
         let World { plan, oracle, keys, .. } = &*self.world;
-        // A copy would spread it.
-        if !plan.truth.has_source() || !plan.verifying.repairs || plan.copies.is_some() {
+        if !plan.truth.has_source() || !plan.verifying.repairs {
             return;
         }
         let mut replicas = Vec::new();
