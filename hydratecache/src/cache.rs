@@ -37,7 +37,6 @@ mod replica;
 mod source;
 mod stats;
 mod verifier;
-mod warm;
 
 use std::fmt;
 use std::sync::Arc;
@@ -54,7 +53,6 @@ pub use replica::{Pinned, Replica};
 pub use source::{Loaded, Snapshot, Source, SourceError};
 pub use stats::HydrationStats;
 pub use verifier::{Agreement, Divergence, DivergenceKind, Verifier};
-pub use warm::WarmStart;
 
 use crate::{Key, Version};
 use deadline::Deadline;
@@ -136,7 +134,8 @@ impl<T> Entry<T> {
 
     /// What was loaded, as long as nothing is known of its end.
     fn of_loaded(loaded: &Loaded<T>) -> Self {
-        Self::of_shared(loaded.value.clone()).with_version(loaded.order())
+        let version = loaded.version().map(Version::caller);
+        Self::of_shared(loaded.value.clone()).with_version(version)
     }
 
     /// The same value with a version.

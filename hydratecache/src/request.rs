@@ -12,15 +12,11 @@ use minicbor::{Decoder, Encoder};
 use crate::wire::{MAX_REQUEST_BYTES, is_request};
 use crate::{Key, Origin, Position};
 
-/// The types of requests. Numbers below 16 are those of replays, from 16 on those of copies.
+/// The types of requests. Numbers below 16 are those of replays.
 mod number {
     pub(super) const REPLAY: u64 = 1;
     pub(super) const GONE: u64 = 2;
     pub(super) const UNSENT: u64 = 3;
-    pub(super) const WANTED: u64 = 16;
-    pub(super) const OFFERED: u64 = 17;
-    pub(super) const TAKE: u64 = 18;
-    pub(super) const WAIT: u64 = 19;
 }
 
 /// What one process asks of the others on a topic, or answers.
@@ -52,30 +48,6 @@ pub enum Request {
         /// What orders it among the writes of its key, as a number of the channel's domain.
         version: Option<u64>,
     },
-    /// A replica is to be filled, and would have a copy of another one. The number is of this attempt
-    /// alone.
-    Wanted(Origin),
-    /// A replica offers its copy.
-    Offered {
-        /// The attempt that it is for.
-        to: Origin,
-        /// The replica's own number.
-        by: Origin,
-    },
-    /// The copy is taken: the replica that offered it is to send some of it.
-    Take {
-        /// The attempt that it is for.
-        to: Origin,
-        /// The number of the replica that is to send.
-        by: Origin,
-        /// How many chunks are sent before another word is waited for, at least one.
-        chunks: NonZeroU64,
-        /// Where they begin: behind this key; without one, with the first.
-        after: Option<Key>,
-    },
-    /// The replica with this number is about to have a copy, or is busy with others: whoever wants one
-    /// had better wait than read the source.
-    Wait(Origin),
 }
 
 /// Messages of one origin, one after the other.
@@ -123,15 +95,6 @@ impl Request {
             Self::Unsent { position, key, version } => {
                 write_unsent(&mut encoder, *position, key.as_ref(), *version)
             }
-            Self::Wanted(id) => write_numbers(&mut encoder, number::WANTED, &[id.get()], None),
-            Self::Offered { to, by } => {
-                write_numbers(&mut encoder, number::OFFERED, &[to.get(), by.get()], None)
-            }
-            Self::Take { to, by, chunks, after } => {
-                let numbers = [to.get(), by.get(), chunks.get()];
-                write_numbers(&mut encoder, number::TAKE, &numbers, after.as_ref())
-            }
-            Self::Wait(by) => write_numbers(&mut encoder, number::WAIT, &[by.get()], None),
         };
         written.expect("writing to a Vec cannot fail");
         encoder.into_writer().into()
@@ -156,17 +119,6 @@ impl Request {
             number::UNSENT => {
                 let position = Position { origin: fields.origin?, sequence: fields.numbers[0]? };
                 Some(Self::Unsent { position, key: fields.key, version: fields.version })
-            }
-            number::WANTED => fields.origin.map(Self::Wanted),
-            number::WAIT => fields.origin.map(Self::Wait),
-            number::OFFERED => {
-                let by = Origin::from_u64(fields.numbers[0]?.get())?;
-                Some(Self::Offered { to: fields.origin?, by })
-            }
-            number::TAKE => {
-                let by = Origin::from_u64(fields.numbers[0]?.get())?;
-                let (to, chunks) = (fields.origin?, fields.numbers[1]?);
-                Some(Self::Take { to, by, chunks, after: fields.key })
             }
             _ => None,
         }
@@ -197,23 +149,6 @@ fn write_unsent(
     }
     if let Some(version) = version {
         e.u8(5)?.u64(version)?;
-    }
-    Ok(())
-}
-
-/// Fields from 1 upwards that are numbers, and a key behind them.
-fn write_numbers(
-    e: &mut Encoder<Vec<u8>>,
-    number: u64,
-    numbers: &[u64],
-    key: Option<&Key>,
-) -> Written {
-    e.map(1 + numbers.len() as u64 + u64::from(key.is_some()))?.u8(0)?.u64(number)?;
-    for (field, number) in (1_u64..).zip(numbers) {
-        e.u64(field)?.u64(*number)?;
-    }
-    if let Some(key) = key {
-        e.u8(4)?.str(key.as_str())?;
     }
     Ok(())
 }
@@ -263,21 +198,16 @@ mod tests {
     fn request() -> impl Strategy<Value = Request> {
         let key = prop::option::of("\\PC{1,250}".prop_map(|key| Key::new(key).expect("legal")));
         let version = any::<Option<u64>>();
-        (0..7, number(), number(), number(), key, version).prop_map(
+        (0..3, number(), number(), number(), key, version).prop_map(
             |(kind, origin, a, b, key, version)| {
                 let origin = Origin::from_u64(origin.get()).expect("not zero");
                 let positions = Positions { origin, first: a.min(b), last: a.max(b) };
-                let other = Origin::from_u64(a.get()).expect("not zero");
                 match kind {
                     0 => Request::Replay(positions),
                     1 => Request::Gone(positions),
-                    2 => {
+                    _ => {
                         Request::Unsent { position: Position { origin, sequence: a }, key, version }
                     }
-                    3 => Request::Wanted(origin),
-                    4 => Request::Offered { to: origin, by: other },
-                    5 => Request::Take { to: origin, by: other, chunks: b, after: key },
-                    _ => Request::Wait(origin),
                 }
             },
         )

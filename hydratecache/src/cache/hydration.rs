@@ -68,8 +68,6 @@ pub(super) struct Status {
     pub(super) is_unsettled: bool,
     /// A fence covers one of several servers only: it proves nothing.
     pub(super) is_partial: bool,
-    /// A key was dropped because its message could not be used: the source may have it.
-    pub(super) has_holes: bool,
     /// Everything accepted before this was applied.
     pub(super) proven_at: Option<Instant>,
     /// The latest fence that was applied.
@@ -103,11 +101,6 @@ impl Status {
             && !self.is_unproven
             && !self.is_unsettled
             && !self.is_partial
-    }
-
-    /// Whether the cache has every entry, as far as fences prove it.
-    pub(super) fn is_whole(&self) -> bool {
-        self.can_prove() && !self.has_holes
     }
 
     /// Whether the cache claims that all entries are right, as far as anyone has heard.

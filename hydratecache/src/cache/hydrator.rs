@@ -18,23 +18,22 @@ use super::fences::{Fences, on_interval};
 use super::freshness::Gauge;
 use super::heads::{Heads, Progress};
 use super::hydrate::Settings;
-use super::hydration::{Command, Hydration, Status};
-use super::leases::Leases;
+use super::hydration::{Command, Filled, Hydration, Status};
+use super::leases::{Lease, Leases};
 use super::ledger::Ledger;
 use super::refills::{Refill, Refills};
 use super::repair::Repair;
 use super::stats::Counters;
 use super::verifier;
-use super::warm::{self, Peers};
-use super::{Entry, GapAction, LocalCache, Mode};
+use super::{Entry, GapAction, Loaded, LocalCache, Mode};
 use crate::channel::Inner;
 use crate::publisher::Listening;
 use crate::transport::{Fence, Gap, Signal, Subscription};
 use crate::wire::{Rejection, RejectionReason};
 use crate::{Key, Kind, Message, Remaining, Result, Ttl, Version};
 
-mod fill;
 pub(super) mod reload;
+mod replace;
 mod replay;
 
 use reload::{SETTLING, backoff, reading_failed};
@@ -62,8 +61,6 @@ pub(super) struct Hydrator<T, C> {
     /// comes late is older.
     holds_unversioned: bool,
     is_scanning: bool,
-    /// Other replicas, if they are to be asked.
-    peers: Option<Peers<T>>,
     /// When the source is to be read, if it is.
     reload_at: Option<Instant>,
     /// From then on, nothing comes that is older than what the latest gap took with it, or than what was
@@ -95,7 +92,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         mut settings: Settings<T>,
         signals: Subscription,
     ) -> Hydration<T> {
-        let (verifying, offering) = (settings.verifying.take(), settings.offering.take());
+        let verifying = settings.verifying.take();
         let reads_first = settings.source.is_some() && settings.mode == Mode::Hydrate;
         let now = Instant::now();
         let scope = channel.transport.limits().fence_scope;
@@ -112,7 +109,6 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let fences = Fences::new(transport.clone(), watched.clone());
         let fence_interval = settings.fence_interval;
         let can_reload = settings.source.is_some() || settings.mode == Mode::Invalidate;
-        let kept_beyond_end = settings.kept_beyond_end;
         let is_whole =
             settings.mode == Mode::Hydrate && !cache.evicts() && settings.max_ttl.is_none();
         let desk = settings.source.clone().map(|source| verifier::Desk {
@@ -124,11 +120,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             status: watched.clone(),
             counters: counters.clone(),
             is_whole,
-            kept_beyond_end,
+            kept_beyond_end: settings.kept_beyond_end,
         });
-        let peers = offering.is_some().then(|| Peers::new(channel.clone(), counters.clone()));
         let hydrator = Self {
-            peers: peers.clone(),
             ledger: Ledger::new(settings.tombstones, settings.tombstone_age),
             refills: Refills::new(settings.source.clone(), leases.clone(), settings.source_limit),
             progress: Progress::new(heads.clone()),
@@ -156,11 +150,6 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         if let Some(interval) = fence_interval {
             tasks.push(tokio::spawn(on_interval(fences.clone(), interval)));
         }
-        let status = watched.clone();
-        tasks.extend(offering.zip(peers).map(|(begin, peers)| {
-            let fences = fences.clone();
-            tokio::spawn(begin(warm::Desk { peers, status, fences, kept_beyond_end }))
-        }));
         tasks.extend(verifying.zip(desk).map(|(begin, desk)| tokio::spawn(begin(desk))));
         Hydration {
             transport,
@@ -508,7 +497,6 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         for version in [version, resident].into_iter().flatten() {
             self.ledger.put(key, version, Instant::now());
         }
-        self.change(|status| status.has_holes = true);
         self.cache.remove(key, None).await;
     }
 
@@ -516,15 +504,6 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     async fn drop_gone(&mut self, key: &Key) {
         if let Some(version) = self.cache.version(key).await {
             self.tombstone(key, version);
-        }
-        self.cache.remove(key, None).await;
-    }
-
-    /// Another replica has no `key`, whose life may have ended there: it may come back, and nothing
-    /// older.
-    async fn drop_absent(&mut self, key: &Key) {
-        if let Some(version) = self.cache.version(key).await {
-            self.ledger.put(key, version, Instant::now());
         }
         self.cache.remove(key, None).await;
     }
@@ -581,6 +560,66 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let left = left.map(|left| self.settings.held_for(left));
         // A life that no clock can hold has no end.
         left.and_then(|left| Instant::now().checked_add(left))
+    }
+
+    async fn fill(&mut self, lease: Lease, loaded: Option<Loaded<T>>) -> Result<Filled<T>> {
+        // A version is no guard of its own: an update of an absent key leaves none to compare with.
+        if !lease.is_intact() {
+            self.counters.leases_broken.increment();
+            return Ok(Filled::Overtaken);
+        }
+        let Some(loaded) = loaded else {
+            self.drop_gone(lease.key()).await;
+            return Ok(Filled::Gone);
+        };
+        let key = lease.key();
+        let (version, ttl) = (loaded.version, loaded.ttl);
+        let shared = Entry::of_loaded(&loaded);
+        let filled = self.store(key, loaded).await?;
+        if let Filled::Stored(_) = &filled {
+            self.ledger.stored(key);
+        }
+        match (&filled, version, self.expiry(ttl)) {
+            (Filled::Resident, Some(version), Some(expires_at))
+                if self.is_to_be_renewed(key, expires_at) =>
+            {
+                // The same value lives on, if that is what the cache has: whatever is older than
+                // the next version is given its new end.
+                let next = Version::caller(version.saturating_add(1));
+                let end = expires_at.unwrap_or_else(|| Instant::now() + ENDLESS);
+                let is_renewed = self.cache.touch(key, end, next).await;
+                let entry = shared.with_expiry(Some(end));
+                Ok(if is_renewed { Filled::Stored(entry) } else { filled })
+            }
+            _ => Ok(filled),
+        }
+    }
+
+    /// Whether what the cache has of `key` may end before `expires_at`, which is that of the source.
+    fn is_to_be_renewed(&self, key: &Key, expires_at: Option<Instant>) -> bool {
+        let keeps_ended = !self.settings.kept_beyond_end.is_zero();
+        expires_at.is_some() || keeps_ended || !self.cache.contains(key)
+    }
+
+    /// Stores what was loaded; one without a version was guarded by the caller.
+    async fn store(&mut self, key: &Key, loaded: Loaded<T>) -> Result<Filled<T>> {
+        let version = loaded.version.map(Version::caller);
+        if let Some(version) = version {
+            self.channel.check_domain(version)?;
+            if !self.ledger.admits(key, version) {
+                self.count(false);
+                let is_gone = self.ledger.has_removed(key, version);
+                return Ok(if is_gone { Filled::Gone } else { Filled::Behind });
+            }
+        }
+        let Some(expires_at) = self.expiry(loaded.ttl) else {
+            return Ok(Filled::Gone);
+        };
+        let entry = Entry::of_shared(loaded.value).with_version(version).with_expiry(expires_at);
+        let is_stored = self.cache.put(key, entry.clone()).await;
+        self.holds_unversioned |= is_stored && version.is_none();
+        self.count(is_stored);
+        Ok(if is_stored { Filled::Stored(entry) } else { Filled::Resident })
     }
 
     fn change(&self, change: impl FnOnce(&mut Status)) {

@@ -148,13 +148,6 @@ impl Ledger {
         self.removals.set(key, version, now)
     }
 
-    /// `key` is there after all, with the version that removed it.
-    pub(super) fn restored(&mut self, key: &Key, version: Version) {
-        if self.removals.version(key) == Some(version) {
-            self.removals.versions.remove(key);
-        }
-    }
-
     /// Everything not newer than `version` was removed.
     pub(super) fn cleared(&mut self, version: Version) {
         if version.is_newer_than(self.cleared) {

@@ -1,7 +1,6 @@
 //! Reading the source: when, how it joins what arrives meanwhile, and what a failure means.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
@@ -11,9 +10,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Ended, Hydrator, replay};
 use crate::cache::ledger::{self, Scanned};
-use crate::cache::stats::Counters;
-use crate::cache::{Loaded, LocalCache, Mode, Source, SourceError, warm};
-use crate::{Error, ErrorKind, Key, Result};
+use crate::cache::{Loaded, LocalCache, Mode, SourceError};
+use crate::{Error, ErrorKind, Key, Result, Version};
 
 /// How often a key is read again because an update overtook its row, before all is read again.
 const READ_AGAIN: usize = 8;
@@ -75,11 +73,11 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.reload_at = None;
         self.settle_at =
             self.settle_at.and(self.settled_at).filter(|settled_at| began < *settled_at);
-        self.change(|status| status.has_holes = false);
+        self.ledger.begin_scan();
         self.is_scanning = true;
-        let scanned = self.copy_or_scan().await;
+        let scan = self.scan().await;
         self.is_scanning = false;
-        let (outcome, is_copy) = match scanned {
+        let outcome = match scan {
             ControlFlow::Break(ended) => return Err(ended),
             ControlFlow::Continue(outcome) => outcome,
         };
@@ -92,14 +90,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             Ok(()) if scanned == Scanned::Overtaken => self.reload_soon(),
             Ok(()) => {
                 for key in gone {
-                    if is_copy {
-                        self.drop_absent(&key).await;
-                    } else {
-                        self.drop_gone(&key).await;
-                    }
+                    self.drop_gone(&key).await;
                 }
-                let Counters { reloads, copies, .. } = &*self.counters;
-                if is_copy { copies } else { reloads }.increment();
+                self.counters.reloads.increment();
                 self.backoff = backoff();
                 let (is_last, is_settled) = (self.reload_at.is_none(), self.settle_at.is_none());
                 self.change(|status| {
@@ -123,48 +116,28 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.change(|status| status.source_error = Some(error));
     }
 
-    /// Applies a copy of another replica if there is one to be had, and else what the source yields.
-    /// `true`: it was a copy.
-    async fn copy_or_scan(&mut self) -> ControlFlow<Ended, (Result<()>, bool)> {
+    /// Applies what the source yields. `Break`: the transport was closed.
+    async fn scan(&mut self) -> ControlFlow<Ended, Result<()>> {
         let Some(source) = self.settings.source.clone() else {
             let what = "there is no source to reload from; give one with with_source";
-            let error = Error::new(ErrorKind::InvalidInput, what);
-            return ControlFlow::Continue((Err(error), false));
+            return ControlFlow::Continue(Err(Error::new(ErrorKind::InvalidInput, what)));
         };
-        let peers = self.peers.clone();
-        if let Some(peers) = peers.as_ref().filter(|_| !self.status.borrow().is_partial) {
-            // Before the copy is asked for: what arrived until then is in it.
-            self.ledger.begin_scan();
-            let rows = warm::copy(peers, source.clone());
-            if self.scan(&source, rows, Duration::MAX).await?.is_ok() {
-                return ControlFlow::Continue((Ok(()), true));
-            }
-        }
-        let _announced = peers.map(|peers| peers.announce());
-        self.ledger.begin_scan();
-        let rows: BoxStream<'_, Row<T>> = match self.settings.mode {
+        let loads = |keys: Vec<Key>| {
+            let load = |key: Key| source.load(key.clone()).map(|row| row.map(|row| (key, row)));
+            stream::iter(keys).map(load).buffer_unordered(LOADS).boxed()
+        };
+        let mut rows: BoxStream<'_, Row<T>> = match self.settings.mode {
             Mode::UpdateIfPresent => {
                 // In order, as an index is read best, and a simulation repeats.
                 let mut keys = self.cache.keys();
                 keys.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
-                loads(&source, keys)
+                loads(keys)
             }
             _ => source.scan().map(|row| row.map(|(key, row)| (key, Some(row)))).boxed(),
         };
-        let outcome = self.scan(&source, rows, self.settings.source_limit).await?;
-        ControlFlow::Continue((outcome, false))
-    }
-
-    /// Applies `rows`, which come within `limit` of one another, and everything that arrives meanwhile.
-    /// `Break`: the transport was closed.
-    async fn scan<'a>(
-        &mut self,
-        source: &'a Arc<dyn Source<T>>,
-        mut rows: BoxStream<'a, Row<T>>,
-        limit: Duration,
-    ) -> ControlFlow<Ended, Result<()>> {
         // Keys whose update arrived before their row: which of the two is newer is not known.
         let (mut again, mut rounds) = (Vec::new(), READ_AGAIN);
+        let limit = self.settings.source_limit;
         let mut deadline = after(limit);
         loop {
             tokio::select! {
@@ -188,7 +161,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                         for key in &again {
                             self.ledger.read_again(key);
                         }
-                        rows = loads(source, std::mem::take(&mut again));
+                        rows = loads(std::mem::take(&mut again));
                         deadline = after(limit);
                     }
                     Ok(Some(row)) => {
@@ -208,7 +181,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     /// is newer.
     async fn row(&mut self, row: Row<T>) -> Result<Option<Key>> {
         let (key, loaded) = row.map_err(reading_failed)?;
-        let version = loaded.as_ref().and_then(Loaded::order);
+        let version = loaded.as_ref().and_then(|loaded| loaded.version).map(Version::caller);
         let Some(loaded) = loaded else {
             // A key that is gone, unless it came back meanwhile; the end of the scan removes it.
             self.ledger.unseen(&key);
@@ -226,15 +199,6 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             }
         }
     }
-}
-
-/// Loads each of `keys` from `source`.
-fn loads<T: Send + Sync + 'static>(
-    source: &Arc<dyn Source<T>>,
-    keys: Vec<Key>,
-) -> BoxStream<'_, Row<T>> {
-    let load = move |key: Key| source.load(key.clone()).map(|row| row.map(|row| (key, row)));
-    stream::iter(keys).map(load).buffer_unordered(LOADS).boxed()
 }
 
 /// A deadline so far away that no wait meets it stands for one that no clock can hold.

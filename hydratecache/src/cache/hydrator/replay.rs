@@ -73,12 +73,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                     self.unsent(position, key, version).await;
                 }
             }
-            // Its own question, an answer of one who does not know, or a word about copies.
-            Some(request) => {
-                if let Some(peers) = &self.peers {
-                    peers.hear(request);
-                }
-            }
+            // Its own question, or an answer of one who does not know.
+            Some(_) => {}
         }
     }
 
