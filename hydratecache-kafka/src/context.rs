@@ -16,7 +16,8 @@ use crate::error::is_of_the_link;
 #[derive(Debug, Default)]
 pub(crate) struct Context {
     heard: Mutex<Heard>,
-    /// The brokers that this client is connected to, by the library's names for them.
+    /// The brokers that this client is connected to, by the numbers that they keep when their address
+    /// changes.
     connected: Mutex<BTreeSet<String>>,
     /// How many events were heard, ever: who polls can tell whether a poll served one.
     events: AtomicU64,
@@ -150,7 +151,8 @@ fn changed_state<'a>(facility: &str, line: &'a str) -> Option<(&'a str, bool)> {
         Some(behind_thread(line)).filter(|line| facility == "STATE" && is_of_a_holder(line))?;
     let (broker, states) = line.split_once(": Broker changed state ")?;
     let (_, state) = states.split_once(" -> ")?;
-    Some((broker, matches!(state, "UP" | "REAUTH")))
+    let (_, number) = broker.rsplit_once('/')?;
+    Some((number, matches!(state, "UP" | "REAUTH")))
 }
 
 /// Whether the line of the log says that a connection in use was closed. The library tells nobody else
@@ -227,7 +229,8 @@ mod tests {
         assert!(goes("host:9092/1", "APIVERSION_QUERY -> UP"));
         assert!(goes("host:9093/2", "APIVERSION_QUERY -> UP"));
         assert!(goes("host:9092/1", "UP -> DOWN"));
-        assert!(!goes("host:9093/2", "UP -> DOWN"));
+        // It has moved, and is called so before its old connection ends.
+        assert!(!goes("elsewhere:9093/2", "UP -> DOWN"));
     }
 
     #[test]

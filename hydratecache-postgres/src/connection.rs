@@ -36,8 +36,16 @@ pub(crate) struct Connector {
 /// without end. So each one that took too long gives the next twice as much, up to four times the limit.
 struct Patience {
     limit: Duration,
-    /// Attempts that took too long, since one did not.
+    /// Attempts that took too long, since one succeeded.
     too_long: AtomicU32,
+}
+
+/// How an attempt to connect ended.
+#[derive(Clone, Copy)]
+enum Attempted {
+    Connected,
+    Refused,
+    TookTooLong,
 }
 
 impl Patience {
@@ -52,12 +60,13 @@ impl Patience {
         self.limit.saturating_mul(1 << doublings)
     }
 
-    fn ended(&self, took_too_long: bool) {
-        if took_too_long {
+    /// A refusal says nothing of how long the next attempt takes: a server that is overrun refuses some.
+    fn ended(&self, attempt: Attempted) {
+        match attempt {
             // Counting on for years does no harm.
-            self.too_long.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.too_long.store(0, Ordering::Relaxed);
+            Attempted::TookTooLong => drop(self.too_long.fetch_add(1, Ordering::Relaxed)),
+            Attempted::Connected => self.too_long.store(0, Ordering::Relaxed),
+            Attempted::Refused => {}
         }
     }
 }
@@ -107,7 +116,11 @@ impl Connector {
         let limit = self.patience.limit();
         // The driver's future is large, and callers hold it in theirs.
         let made = timeout(limit, Box::pin(made)).await;
-        self.patience.ended(made.is_err());
+        self.patience.ended(match &made {
+            Ok(Ok(_)) => Attempted::Connected,
+            Ok(Err(_)) => Attempted::Refused,
+            Err(_) => Attempted::TookTooLong,
+        });
         made.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::Timeout,
@@ -202,14 +215,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attempts_that_take_too_long_give_the_next_more_time_and_others_take_it_back() {
+    fn attempts_that_take_too_long_give_the_next_more_time_until_one_succeeds() {
+        use Attempted::{Connected, Refused, TookTooLong};
         let second = Duration::from_secs(1);
         let patience = Patience::new(second);
         let mut limits = Vec::new();
-        for took_too_long in [true, true, true, false, true] {
+        for attempt in [TookTooLong, Refused, TookTooLong, TookTooLong, Connected, Refused] {
             limits.push(patience.limit());
-            patience.ended(took_too_long);
+            patience.ended(attempt);
         }
-        assert_eq!(limits, [1, 2, 4, 4, 1].map(|times| second * times));
+        assert_eq!(limits, [1, 2, 2, 4, 4, 1].map(|times| second * times));
     }
 }
