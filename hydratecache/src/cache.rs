@@ -120,6 +120,8 @@ pub struct Entry<T> {
     value: Arc<T>,
     version: Option<Version>,
     expires_at: Option<Deadline>,
+    /// How many gaps there had been when it was stored.
+    epoch: u32,
 }
 
 impl<T> Entry<T> {
@@ -129,7 +131,7 @@ impl<T> Entry<T> {
     }
 
     fn of_shared(value: Arc<T>) -> Self {
-        Self { value, version: None, expires_at: None }
+        Self { value, version: None, expires_at: None, epoch: 0 }
     }
 
     /// What was loaded, as long as nothing is known of its end.
@@ -149,6 +151,10 @@ impl<T> Entry<T> {
     #[must_use]
     pub fn with_expiry(self, expires_at: Option<Instant>) -> Self {
         Self { expires_at: expires_at.map(Deadline::at), ..self }
+    }
+
+    fn with_epoch(self, epoch: u32) -> Self {
+        Self { epoch, ..self }
     }
 
     /// The value.
@@ -194,8 +200,8 @@ impl<T> Entry<T> {
 
 impl<T> Clone for Entry<T> {
     fn clone(&self) -> Self {
-        let Self { value, version, expires_at } = self;
-        Self { value: value.clone(), version: *version, expires_at: *expires_at }
+        let Self { value, version, expires_at, epoch } = self;
+        Self { value: value.clone(), version: *version, expires_at: *expires_at, epoch: *epoch }
     }
 }
 

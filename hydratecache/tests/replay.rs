@@ -7,7 +7,10 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, stream};
-use hydratecache::cache::{GapAction, Hydration, Loaded, Replica, Source, SourceError, State};
+use hydratecache::cache::{
+    Freshness, GapAction, Hydrated, Hydration, Loaded, Replica, Source, SourceError, State,
+    WhileSuspect,
+};
 use hydratecache::memory::{MemoryBroker, MemoryTransport};
 use hydratecache::{
     Channel, ErrorKind, Event, Fence, Key, Kind, Limits, Message, Result, Subscription, Topic,
@@ -368,4 +371,40 @@ async fn a_subscription_hears_of_the_gap_and_of_nothing_that_comes_late() {
         });
     }
     assert_eq!(seen, ["1", "Some(1) lost", "3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_entries_from_before_a_gap_are_suspect() {
+    let (broker, domain) = (MemoryBroker::new(), VersionDomain::Clock);
+    let writer = channel(Losing::new(&broker, [2]), domain);
+    let reader = channel(broker.connect(), domain);
+    let builder = Hydrated::builder(reader, Replica::new());
+    let users = builder.with_suspect_reads(WhileSuspect::Miss).start().await.expect("started");
+    for (key, number) in [("a", 1), ("b", 2), ("c", 3), ("d", 4)] {
+        publish(&writer, key, number, domain).await;
+    }
+    let freshness = users.hydration().caught_up().await.expect("a fence");
+    assert!(freshness.is_suspect());
+    assert!(users.get("a").is_none(), "it may be what was lost");
+    for key in ["c", "d"] {
+        let read = users.get(key).expect("it came after what was lost");
+        assert!(!users.is_suspect(&read) && read.freshness().is_suspect());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_link_is_lost_every_entry_is_suspect() {
+    let (broker, domain) = (MemoryBroker::new(), VersionDomain::Clock);
+    let link = broker.connect();
+    let writer = channel(broker.connect(), domain);
+    let reader = channel(link.clone(), domain);
+    let users = Hydrated::builder(reader, Replica::new()).start().await.expect("started");
+    publish(&writer, "a", 1, domain).await;
+    users.hydration().caught_up().await.expect("a fence");
+    let read = users.get("a").expect("heard");
+    assert!(!users.is_suspect(&read));
+    link.cut();
+    let lost = users.hydration().wait_until(Freshness::is_suspect);
+    timeout(LIMIT, lost).await.expect("noticed").expect("goes on");
+    assert!(users.is_suspect(&users.get("a").expect("served")));
 }

@@ -1,7 +1,7 @@
 //! How fresh a hydrated cache is, kept where every read can ask for the price of two loads.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -71,6 +71,8 @@ impl Freshness {
 pub(super) struct Gauge {
     state: AtomicU64,
     proven_at: AtomicU64,
+    /// While the cache is suspect, entries of an earlier epoch are.
+    trusted_from: AtomicU32,
 }
 
 /// What a [`Gauge`] showed: taken *before* the cache is read, it holds for what is read.
@@ -98,6 +100,18 @@ impl Gauge {
         let proven_at = nanoseconds(proven_at);
         self.state.store(state, Ordering::Release);
         self.proven_at.store(proven_at, Ordering::Release);
+    }
+
+    /// Entries that were stored before this epoch may be affected by what was lost; none: all, because
+    /// more is being lost. To be shown before the state that it belongs to.
+    pub(super) fn trust_from(&self, epoch: Option<u32>) {
+        self.trusted_from.store(epoch.unwrap_or(u32::MAX), Ordering::Release);
+    }
+
+    /// Whether what was stored in `epoch` came after all that was lost. To be asked after the entry was
+    /// read: a gap that came in between makes it one of those before.
+    pub(super) fn trusts(&self, epoch: u32) -> bool {
+        epoch >= self.trusted_from.load(Ordering::Acquire)
     }
 
     pub(super) fn stop(&self) {

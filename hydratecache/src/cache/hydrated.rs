@@ -260,6 +260,18 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
         self.shared.hydration.wait_for(token).await
     }
 
+    /// Whether what was read may be stale because of a disruption or a gap that is not repaired yet, as far
+    /// as is known now. What was stored after the latest gap, with its message, a replay or a load, is not;
+    /// everything is while the link is lost.
+    #[must_use]
+    pub fn is_suspect(&self, read: &Read<T>) -> bool {
+        match self.freshness().state() {
+            State::Suspect(_) => !self.gauge.trusts(read.epoch()),
+            State::Stopped => true,
+            State::Warming | State::Live => false,
+        }
+    }
+
     /// The hydration that fills the cache.
     pub fn hydration(&self) -> &Hydration<T> {
         &self.shared.hydration
@@ -332,7 +344,11 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
     }
 
     fn judge(&self, entry: &Entry<T>, sample: Sample) -> Verdict {
-        let state = sample.freshness().state();
+        let state = match sample.freshness().state() {
+            // What came after all that was lost is not affected by it.
+            State::Suspect(_) if self.gauge.trusts(entry.epoch) => State::Live,
+            state => state,
+        };
         self.shared.policy.judge(entry.expires_at(), state, Instant::now)
     }
 

@@ -61,6 +61,8 @@ pub(super) struct Hydrator<T, C> {
     /// comes late is older.
     holds_unversioned: bool,
     is_scanning: bool,
+    /// How many gaps there were.
+    epoch: u32,
     /// When the source is to be read, if it is.
     reload_at: Option<Instant>,
     /// From then on, nothing comes that is older than what the latest gap took with it, or than what was
@@ -131,6 +133,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             _listening: channel.lane.listen(),
             holds_unversioned: false,
             is_scanning: false,
+            epoch: 0,
             reload_at: reads_first.then_some(now),
             settled_at: Some(now + SETTLING),
             settle_at: None,
@@ -289,6 +292,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         tracing::warn!(messaging.destination.name = %self.channel.topic, %gap, "gap");
         self.counters.gaps.increment();
         self.counters.missed.add(gap.exact().unwrap_or(0));
+        self.epoch = self.epoch.saturating_add(1).min(u32::MAX - 1);
         if !self.asks_for(gap) {
             self.repair_otherwise(gap).await;
         }
@@ -415,6 +419,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         match self.channel.decode(message) {
             Ok(value) => {
                 let entry = Entry::new(value).with_version(Some(version)).with_expiry(expires_at);
+                let entry = entry.with_epoch(self.epoch);
                 let may_be_gone = message.transaction().is_none() && self.may_be_gone(key);
                 let is_stored = self.cache.put(key, entry).await;
                 if is_stored {
@@ -574,7 +579,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         };
         let key = lease.key();
         let (version, ttl) = (loaded.version, loaded.ttl);
-        let shared = Entry::of_loaded(&loaded);
+        let shared = Entry::of_loaded(&loaded).with_epoch(self.epoch);
         let filled = self.store(key, loaded).await?;
         if let Filled::Stored(_) = &filled {
             self.ledger.stored(key);
@@ -616,6 +621,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             return Ok(Filled::Gone);
         };
         let entry = Entry::of_shared(loaded.value).with_version(version).with_expiry(expires_at);
+        let entry = entry.with_epoch(self.epoch);
         let is_stored = self.cache.put(key, entry.clone()).await;
         self.holds_unversioned |= is_stored && version.is_none();
         self.count(is_stored);
@@ -625,6 +631,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     fn change(&self, change: impl FnOnce(&mut Status)) {
         self.status.send_modify(|status| {
             change(status);
+            // While the link is lost, more is being lost.
+            let epoch = status.disrupted_since.is_none().then_some(self.epoch);
+            self.gauge.trust_from(epoch);
             self.gauge.show(status.state(), status.proven_at);
         });
     }

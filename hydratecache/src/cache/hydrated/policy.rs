@@ -7,8 +7,11 @@ use tokio::time::Instant;
 use crate::cache::State;
 use crate::{Error, ErrorKind, Result};
 
-/// What reads return while the cache is suspect: while the link is lost, or a gap is not repaired.
-/// Nobody knows which entries are stale then; every read says that it is suspect.
+/// What reads return of suspect entries: of all while the link is lost, and while a gap is not repaired of those
+/// that were stored before it. Nobody knows which of these are stale; every read says that the cache is suspect.
+///
+/// What was stored after the gap is served as ever: its message, a replay or a load brought it. A lost write of the
+/// same key that is newer all the same, because its publisher was ahead of another, comes with the repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum WhileSuspect {

@@ -36,6 +36,10 @@ impl<T> Read<T> {
         self.is_last_resort
     }
 
+    pub(super) fn epoch(&self) -> u32 {
+        self.entry.epoch
+    }
+
     /// The value.
     #[must_use]
     pub fn value(&self) -> &Arc<T> {
