@@ -21,7 +21,7 @@ use super::hydrate::Settings;
 use super::hydration::{Command, Filled, Hydration, Status};
 use super::leases::{Lease, Leases};
 use super::ledger::Ledger;
-use super::refills::{Refill, Refills};
+use super::refills::{Mark, Refill, Refills};
 use super::repair::Repair;
 use super::stats::Counters;
 use super::verifier;
@@ -63,6 +63,8 @@ pub(super) struct Hydrator<T, C> {
     is_scanning: bool,
     /// How many gaps there were.
     epoch: u32,
+    /// Everything that was missing has come, and what it asked to be loaded was asked for before this.
+    repaired_at: Option<Mark>,
     /// When the source is to be read, if it is.
     reload_at: Option<Instant>,
     /// From then on, nothing comes that is older than what the latest gap took with it, or than what was
@@ -134,6 +136,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             holds_unversioned: false,
             is_scanning: false,
             epoch: 0,
+            repaired_at: None,
             reload_at: reads_first.then_some(now),
             settled_at: Some(now + SETTLING),
             settle_at: None,
@@ -392,6 +395,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         match (message.kind(), expires_at) {
             (Kind::Touch, Some(expires_at)) => {
                 let is_set = self.cache.touch(key, expires_at, version).await;
+                if is_set && let Some(version) = self.cache.version(key).await {
+                    self.leave_behind(key, version, Some(expires_at));
+                }
                 self.count(is_set);
             }
             (Kind::Put, _) => self.put(key, message, version, expires_at).await,
@@ -428,12 +434,18 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                         self.reload_when_settled();
                     }
                 }
-                if self.cache.evicts() {
-                    self.ledger.put(key, version, Instant::now());
-                }
+                self.leave_behind(key, version, expires_at);
                 self.count(is_stored);
             }
             Err(_) => self.reject(key, Some(version)).await,
+        }
+    }
+
+    /// Remembers a version whose entry may be gone before the last message has come that is older.
+    fn leave_behind(&mut self, key: &Key, version: Version, expires_at: Option<Instant>) {
+        let now = Instant::now();
+        if self.cache.evicts() || expires_at.is_some_and(|end| end < now + reload::SETTLING) {
+            self.ledger.put(key, version, now);
         }
     }
 
@@ -474,7 +486,14 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     async fn refilled(&mut self, refill: Refill<T>) {
         let Refill { lease, outcome, passed } = refill;
         match outcome {
-            _ if !lease.is_intact() => self.counters.leases_broken.increment(),
+            _ if !lease.is_intact() => {
+                self.counters.leases_broken.increment();
+                // Updates overtook it again and again. They may all be older than what was to be loaded.
+                let resident = self.cache.version(lease.key()).await;
+                if !resident.is_some_and(|version| self.ledger.admits(lease.key(), version)) {
+                    self.reload_soon();
+                }
+            }
             Ok(Some(loaded)) => {
                 self.counters.refilled.increment();
                 match self.store(lease.key(), loaded).await {
@@ -623,6 +642,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let entry = Entry::of_shared(loaded.value).with_version(version).with_expiry(expires_at);
         let entry = entry.with_epoch(self.epoch);
         let is_stored = self.cache.put(key, entry.clone()).await;
+        if let Some(version) = version {
+            self.leave_behind(key, version, expires_at);
+        }
         self.holds_unversioned |= is_stored && version.is_none();
         self.count(is_stored);
         Ok(if is_stored { Filled::Stored(entry) } else { Filled::Resident })

@@ -22,13 +22,27 @@ const LOADS: usize = 16;
 /// How many keys may wait: where more have changed, reading everything is cheaper.
 const MOST_WAITING: usize = 10_000;
 
+/// How often a load is begun again that an update of its key overtook. What the update brought may be
+/// older than what is to be loaded, or no value at all; a key that changes faster than it can be loaded is
+/// read with all others.
+const MOST_TRIES: u32 = 8;
+
 /// Loads values by their keys, and holds back fences meanwhile.
 pub(super) struct Refills<T> {
     source: Option<Arc<dyn Source<T>>>,
     leases: Arc<Leases>,
     limit: Duration,
-    loading: FuturesUnordered<BoxFuture<'static, (u64, Lease, Outcome<T>)>>,
+    loading: FuturesUnordered<BoxFuture<'static, Load<T>>>,
     queue: Queue,
+}
+
+/// A load whose answer is there.
+struct Load<T> {
+    /// Of the key among those that were asked for.
+    number: u64,
+    tries: u32,
+    lease: Lease,
+    outcome: Outcome<T>,
 }
 
 type Outcome<T> = Result<Option<Loaded<T>>, SourceError>;
@@ -68,33 +82,57 @@ impl<T: Send + Sync + 'static> Refills<T> {
         self.queue.hold(fence)
     }
 
+    /// What was asked for so far.
+    pub(super) fn mark(&self) -> Mark {
+        Mark(self.queue.next)
+    }
+
+    /// Whether nothing is left of what was asked for before the mark.
+    pub(super) fn has_passed(&self, mark: Mark) -> bool {
+        self.queue.oldest() >= mark.0
+    }
+
     /// Waits for the next load that is over; `None` at once if there is none. A dropped future loses
     /// nothing.
     pub(super) async fn next(&mut self) -> Option<Refill<T>> {
-        let (number, lease, outcome) = self.loading.next().await?;
-        let passed = self.queue.done(number);
-        self.start();
-        Some(Refill { lease, outcome, passed })
+        loop {
+            let Load { number, tries, lease, outcome } = self.loading.next().await?;
+            if !lease.is_intact() && tries < MOST_TRIES {
+                // Under the same number: fences that wait for it still do.
+                self.load(number, lease.key().clone(), tries + 1);
+                continue;
+            }
+            let passed = self.queue.done(number);
+            self.start();
+            return Some(Refill { lease, outcome, passed });
+        }
     }
 
     fn start(&mut self) {
-        let Some(source) = &self.source else {
-            return;
-        };
-        while self.loading.len() < LOADS
+        while self.source.is_some()
+            && self.loading.len() < LOADS
             && let Some((number, key)) = self.queue.start()
         {
-            // Before the load begins, so that what arrives from now on breaks it.
-            let lease = self.leases.take(key.clone());
-            let (source, limit) = (source.clone(), self.limit);
-            self.loading.push(Box::pin(async move {
-                let loaded = timeout(limit, source.load(key)).await;
-                let outcome = loaded.unwrap_or_else(|_| Err(source_is_slow(limit).into()));
-                (number, lease, outcome)
-            }));
+            self.load(number, key, 1);
         }
     }
+
+    fn load(&mut self, number: u64, key: Key, tries: u32) {
+        let Some(source) = self.source.clone() else { return };
+        // Before the load begins, so that what arrives from now on breaks it.
+        let lease = self.leases.take(key.clone());
+        let limit = self.limit;
+        self.loading.push(Box::pin(async move {
+            let loaded = timeout(limit, source.load(key)).await;
+            let outcome = loaded.unwrap_or_else(|_| Err(source_is_slow(limit).into()));
+            Load { number, tries, lease, outcome }
+        }));
+    }
 }
+
+/// A moment in the order in which loads were asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark(u64);
 
 /// The order of keys and fences. Each key that is asked for has a number, in order.
 #[derive(Default)]
@@ -147,12 +185,17 @@ impl Queue {
         None
     }
 
+    /// The number of the oldest load that is not over; the next one's, if all are.
+    fn oldest(&self) -> u64 {
+        let waiting = self.waiting.front().map(|(number, _)| *number);
+        let oldest = self.under_way.first().copied().into_iter().chain(waiting).min();
+        oldest.unwrap_or(self.next)
+    }
+
     /// The load with this number is over. Returns the latest fence that waits for nothing more.
     fn done(&mut self, number: u64) -> Option<Fence> {
         self.under_way.remove(&number);
-        let waiting = self.waiting.front().map(|(number, _)| *number);
-        let oldest = self.under_way.first().copied().into_iter().chain(waiting).min();
-        let oldest = oldest.unwrap_or(self.next);
+        let oldest = self.oldest();
         let mut passed = None;
         while self.held.front().is_some_and(|(number, _)| *number <= oldest) {
             passed = self.held.pop_front().map(|(_, fence)| fence);

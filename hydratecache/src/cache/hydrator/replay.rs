@@ -122,6 +122,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let is_ordered = self.channel.domain() == VersionDomain::Caller
             && message.kind() != Kind::Touch
             && self.cache.contains(key)
+            && !self.holds_unversioned
             && !self.is_scanning;
         self.can_refill(key) && !is_ordered
     }
@@ -144,6 +145,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let Some(key) = key else {
             return self.give_up_repairing().await;
         };
+        // It may have been a removal, and an older put of the key be under way still.
+        self.unsettle();
         self.leases.update(&key);
         if self.can_refill(&key) {
             self.ledger.updated(&key, None, None);
@@ -176,11 +179,18 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         }
     }
 
-    /// Nothing is missing any more, once all that is to be loaded is.
-    pub(super) fn end_repair(&self) {
-        let is_missing = self.status.borrow().missing_since.is_some();
-        if is_missing && self.repair.is_idle() && self.refills.is_idle() {
-            self.change(|status| status.missing_since = None);
+    /// Nothing is missing any more, once all is loaded that the repair asked for.
+    pub(super) fn end_repair(&mut self) {
+        if !self.repair.is_idle() {
+            self.repaired_at = None;
+            return;
+        }
+        if self.status.borrow().missing_since.is_none() {
+            return;
+        }
+        let mark = *self.repaired_at.get_or_insert(self.refills.mark());
+        if self.refills.has_passed(mark) {
+            self.forget_missing();
         }
     }
 
@@ -200,6 +210,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     /// What was being waited for is repaired in another way.
     pub(super) fn forget_missing(&mut self) {
         self.repair.forget();
+        self.repaired_at = None;
         if self.status.borrow().missing_since.is_some() {
             self.change(|status| status.missing_since = None);
         }
