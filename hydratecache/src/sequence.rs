@@ -17,7 +17,8 @@ pub enum Verdict {
     Next,
     /// Messages are missing before it: report the gap, then deliver it.
     After(Gap),
-    /// It was reported missing, as one of those of a [`Gap::Known`], and is not missing any more.
+    /// It was reported missing, as one of those of a [`Gap::Known`], and is not missing any more; or its
+    /// origin sent it before the first one that was heard: perhaps nobody received it until now.
     Late,
     /// It was delivered, or nobody misses it: drop it.
     Duplicate,
@@ -44,6 +45,7 @@ pub struct Tracker {
 
 #[derive(Debug)]
 struct Heard {
+    first: u64,
     last: u64,
     epoch: u32,
     at: u64,
@@ -83,6 +85,7 @@ impl Tracker {
         let sequence = position.sequence.get();
         match self.advance(position.origin, sequence, sequence - 1) {
             Advance::Missing(missing) => missing.map_or(Verdict::Next, Verdict::After),
+            Advance::Before => Verdict::Late,
             Advance::Not if self.take_missing(position) => Verdict::Late,
             Advance::Not => Verdict::Duplicate,
         }
@@ -100,7 +103,7 @@ impl Tracker {
         let sequence = position.sequence.get();
         match self.advance(position.origin, sequence, sequence) {
             Advance::Missing(missing) => missing,
-            Advance::Not => None,
+            Advance::Before | Advance::Not => None,
         }
     }
 
@@ -125,7 +128,7 @@ impl Tracker {
         if let Some(heard) = self.heard.get_mut(&origin) {
             heard.at = at;
             if sequence <= heard.last {
-                return Advance::Not;
+                return if sequence < heard.first { Advance::Before } else { Advance::Not };
             }
             let missing = Positions::new(origin, heard.last + 1, complete);
             heard.last = sequence;
@@ -136,7 +139,7 @@ impl Tracker {
         if self.heard.len() >= self.capacity {
             self.forget_the_silent_half();
         }
-        self.heard.insert(origin, Heard { last: sequence, epoch, at });
+        self.heard.insert(origin, Heard { first: sequence, last: sequence, epoch, at });
         Advance::Missing(None)
     }
 
@@ -196,6 +199,8 @@ impl Default for Tracker {
 enum Advance {
     /// Onwards, with these missing before.
     Missing(Option<Gap>),
+    /// Not at all: it is before the first one heard.
+    Before,
     /// Not at all: it is not after the last one heard.
     Not,
 }
@@ -261,6 +266,16 @@ mod tests {
                 })
                 .collect()
         })
+    }
+
+    #[test]
+    fn what_came_before_the_first_that_was_heard_may_be_new_and_comes_late() {
+        let mut tracker = Tracker::new();
+        assert_eq!(tracker.message(at(1, 5)), Verdict::Next);
+        assert_eq!(tracker.message(at(1, 6)), Verdict::Next);
+        assert_eq!(tracker.message(at(1, 4)), Verdict::Late);
+        assert_eq!(tracker.message(at(1, 5)), Verdict::Duplicate, "it was delivered");
+        assert_eq!(tracker.heartbeat(at(1, 3)), None);
     }
 
     #[test]

@@ -297,8 +297,9 @@ pub enum Signal {
     Live,
     /// Messages were, or may have been, lost at this point of the stream.
     Gap(Gap),
-    /// A message that a gap before stood for came after all, behind later ones of its publisher:
-    /// what orders it is its version.
+    /// A message that a gap before stood for came after all, behind later ones of its publisher; or one
+    /// that its publisher sent before the first that was heard of it, because others missed it. What
+    /// orders it is its version.
     Late(Message),
     /// A message arrived that could not be used.
     Rejected(Rejection),

@@ -78,13 +78,11 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         }
     }
 
-    /// A message that was missing has come, behind later ones.
+    /// A message has come behind later ones: it was missing, or is missing no more because all was
+    /// repaired in another way, or nobody had it before. It is applied if it is newer, as any other.
     pub(super) async fn late(&mut self, message: &Message) {
         let position = message.position();
-        if !position.is_some_and(|position| self.repair.misses(position)) {
-            // It was repaired in another way, or is being.
-            return self.counters.stale.increment();
-        }
+        let is_missed = position.is_some_and(|position| self.repair.misses(position));
         let is_applied = match message.key() {
             _ if message.version().is_none() => false,
             Some(key) if self.must_refill(key, message) => match self.channel.accept(message) {
@@ -111,8 +109,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         if is_applied {
             self.counters.replayed.increment();
             self.arrived(position);
-        } else {
+        } else if is_missed {
             self.give_up_repairing().await;
+        } else {
+            self.counters.stale.increment();
         }
     }
 
