@@ -52,7 +52,7 @@ impl Heads {
 pub(super) struct Progress {
     heads: Arc<Heads>,
     gathered: Applied,
-    /// A publisher's messages come in its order, and usually in a row.
+    /// The highest of those that came last in a row from one publisher, as they usually do.
     latest: Option<Position>,
 }
 
@@ -66,9 +66,16 @@ impl Progress {
         let Some(position) = position else {
             return;
         };
-        let before = self.latest.replace(position);
-        if let Some(before) = before.filter(|before| before.origin != position.origin) {
-            move_to(&mut self.gathered, before);
+        match &mut self.latest {
+            // One that comes late does not take back what came before it.
+            Some(latest) if latest.origin == position.origin => {
+                latest.sequence = latest.sequence.max(position.sequence);
+            }
+            latest => {
+                if let Some(before) = latest.replace(position) {
+                    move_to(&mut self.gathered, before);
+                }
+            }
         }
     }
 
@@ -119,6 +126,17 @@ mod tests {
         progress.handled(Some(position(1, 2)));
         progress.show();
         assert!(has(1, 3));
+    }
+
+    #[test]
+    fn one_that_comes_late_takes_nothing_back() {
+        let heads = Arc::new(Heads::default());
+        let mut progress = Progress::new(heads.clone());
+        for (origin, sequence) in [(1, 9), (1, 4), (2, 8), (1, 5), (2, 3)] {
+            progress.handled(Some(position(origin, sequence)));
+        }
+        progress.show();
+        assert!(heads.has(position(1, 9).into()) && heads.has(position(2, 8).into()));
     }
 
     #[test]
