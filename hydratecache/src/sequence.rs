@@ -56,8 +56,9 @@ impl Tracker {
     /// 3 MiB when full.
     pub const DEFAULT_CAPACITY: usize = 65_536;
 
-    /// How many gaps are remembered, in case that their messages come after all. Those of the gaps
-    /// before are dropped then, and whoever waits for them repairs itself in another way.
+    /// How many ranges are remembered as missing, in case that their messages come after all; one that
+    /// comes out of the middle of a range leaves two. The oldest are dropped first, and whoever waits
+    /// for them repairs itself in another way.
     const MOST_MISSING: usize = 256;
 
     /// A tracker that has heard nobody.
@@ -152,11 +153,15 @@ impl Tracker {
             // Which of them the link counted is not known.
             return NonZeroU64::new(count - counted).map(Gap::Exact);
         }
-        if self.missing.len() >= Self::MOST_MISSING {
+        self.missing.push_back(missing);
+        self.bound_missing();
+        Some(Gap::Known(missing))
+    }
+
+    fn bound_missing(&mut self) {
+        while self.missing.len() > Self::MOST_MISSING {
             self.missing.pop_front();
         }
-        self.missing.push_back(missing);
-        Some(Gap::Known(missing))
     }
 
     /// Whether `position` is missing. From now on it is not.
@@ -173,6 +178,7 @@ impl Tracker {
             (Some(before), Some(behind)) => {
                 self.missing[at] = before;
                 self.missing.insert(at + 1, behind);
+                self.bound_missing();
             }
             (Some(rest), None) | (None, Some(rest)) => self.missing[at] = rest,
             (None, None) => drop(self.missing.remove(at)),
@@ -397,6 +403,20 @@ mod tests {
         assert!(tracker.missing.len() <= Tracker::MOST_MISSING);
         assert_eq!(tracker.message(at(1, 2)), Verdict::Duplicate, "nobody waits so long");
         assert_eq!(tracker.message(at(1, 2 * gaps)), Verdict::Late);
+    }
+
+    #[test]
+    fn a_gap_is_remembered_in_only_so_many_parts() {
+        let mut tracker = Tracker::new();
+        tracker.message(at(1, 1));
+        let last = 4 * Tracker::MOST_MISSING as u64;
+        assert_eq!(tracker.message(at(1, last + 1)), Verdict::After(known(2, last)));
+        for sequence in (3..last).step_by(2) {
+            assert_eq!(tracker.message(at(1, sequence)), Verdict::Late);
+            assert!(tracker.missing.len() <= Tracker::MOST_MISSING);
+        }
+        assert_eq!(tracker.message(at(1, 2)), Verdict::Duplicate, "nobody waits so long");
+        assert_eq!(tracker.message(at(1, last)), Verdict::Late);
     }
 
     #[test]
