@@ -245,7 +245,13 @@ async fn a_publisher_that_does_not_answer_is_not_waited_for_long() {
     let writer = channel(Losing::new(&broker, [2]), domain);
     let replica = Replica::new();
     let reader = channel(broker.connect(), domain);
-    let hydration = reader.hydrate(replica.clone()).await.expect("started");
+    let gaps = Arc::new(Mutex::new(Vec::new()));
+    let seen = gaps.clone();
+    let hydrate = reader.hydrate(replica.clone()).on_gap_with(move |gap| {
+        seen.lock().expect("nobody panics").push(gap.exact());
+        GapAction::Clear
+    });
+    let hydration = hydrate.await.expect("started");
     for (key, number) in [("a", 1), ("b", 2), ("c", 3)] {
         publish(&writer, key, number, domain).await;
     }
@@ -253,6 +259,8 @@ async fn a_publisher_that_does_not_answer_is_not_waited_for_long() {
     assert!(took < Duration::from_secs(2), "{took:?}");
     assert_eq!(replica.len(), 0, "without a source, what is not repaired is cleared");
     assert_eq!(hydration.stats().replays_asked, 2);
+    let gaps = gaps.lock().expect("nobody panics");
+    assert_eq!(*gaps, [None, Some(1), Some(1)], "at the start, when found, when given up");
 }
 
 #[tokio::test(start_paused = true)]

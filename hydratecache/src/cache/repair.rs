@@ -65,7 +65,8 @@ struct Loss {
 pub(super) struct Due {
     /// These are to be asked for.
     pub(super) ask: Vec<Positions>,
-    /// For one of the gaps nobody waits any longer: it is to be repaired in another way.
+    /// For one of the gaps nobody waits any longer: all of them are to be repaired in another way, and
+    /// then forgotten. Until then they count as missing.
     pub(super) is_over: bool,
 }
 
@@ -147,21 +148,19 @@ impl Repair {
     /// What is to be done at `now`. `chance` is from 0 to 1.
     pub(super) fn due(&mut self, now: Instant, chance: f64) -> Due {
         let mut due = Due::default();
-        let mut silent = Vec::new();
-        self.losses.retain_mut(|loss| match loss.turn(now, chance) {
-            Turn::Wait => true,
-            Turn::Ask(positions) => {
-                due.ask.push(positions);
-                true
+        for loss in &mut self.losses {
+            match loss.turn(now, chance) {
+                Turn::Wait => {}
+                Turn::Ask(positions) => due.ask.push(positions),
+                Turn::Over { is_silent } => {
+                    due.is_over = true;
+                    self.silent.extend(is_silent.then_some((loss.origin, now + SILENCE)));
+                }
             }
-            Turn::Over { is_silent } => {
-                silent.extend(is_silent.then_some(loss.origin));
-                due.is_over = true;
-                false
-            }
-        });
-        for origin in silent {
-            self.silent.push_back((origin, now + SILENCE));
+        }
+        if due.is_over {
+            // What brings one of them brings all.
+            due.ask.clear();
         }
         while self.silent.len() > MOST_SILENT || self.silent.front().is_some_and(|it| it.1 <= now) {
             self.silent.pop_front();
@@ -298,9 +297,25 @@ mod tests {
             }
         };
         assert_eq!(asked, 2);
+        repair.forget();
         assert!(over - now <= 3 * PATIENCE, "{:?}", over - now);
         assert!(repair.is_idle() && !repair.missed(positions(5, 5), over, 0.0));
         assert!(repair.missed(positions(5, 5), over + SILENCE, 0.0));
+    }
+
+    #[test]
+    fn whoever_waits_no_longer_gives_up_all_that_is_missing() {
+        let (mut repair, now) = missing(1, 5);
+        for _ask in 0..2 {
+            let due_at = repair.next_due().unwrap_or(now);
+            assert_eq!(repair.due(due_at, 0.0).ask, [positions(1, 5)]);
+        }
+        let over = repair.next_due().expect("missing");
+        assert!(repair.missed(positions(8, 9), over, 0.0));
+        assert_eq!(repair.due(over, 0.0), Due { ask: Vec::new(), is_over: true });
+        assert_eq!(repair.gap(), NonZeroU64::new(7).map(Gap::Exact));
+        repair.forget();
+        assert!(repair.is_idle() && repair.next_due().is_none());
     }
 
     #[test]
