@@ -3,7 +3,7 @@
 //!
 //! All who miss the same messages hear one another's requests and the answer, so that one request and one
 //! answer serve a fleet: each waits for a random time before it asks, and does not ask if another did
-//! meanwhile (Floyd et al., "A Reliable Multicast Framework for Light-weight Sessions and Application
+//! meanwhile. So it is each time that they ask: an ask that was heard counts like one's own (Floyd et al., "A Reliable Multicast Framework for Light-weight Sessions and Application
 //! Level Framing", 1997).
 
 use std::collections::VecDeque;
@@ -23,7 +23,11 @@ const JITTER: Duration = Duration::from_millis(50);
 /// reading a source takes.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How often a publisher is asked.
+/// Those who were not answered ask again over so long after that, not all at once: of thousands, some
+/// ask before they hear of each other.
+const SPREAD: Duration = Duration::from_millis(500);
+
+/// How often a publisher is asked, whoever asks it.
 const ASKED_AT_MOST: u32 = 2;
 
 /// The longest repair, however it goes on.
@@ -56,7 +60,9 @@ struct Loss {
     since: Instant,
     /// When its publisher is asked, or asked again, or not waited for any longer.
     due: Instant,
+    /// How often it was asked, by anyone, and when last.
     asked: u32,
+    asked_at: Instant,
     goes_on: bool,
 }
 
@@ -101,6 +107,7 @@ impl Repair {
             since: now,
             due: now + JITTER.mul_f64(chance),
             asked: 0,
+            asked_at: now,
             goes_on: false,
         });
         true
@@ -119,16 +126,16 @@ impl Repair {
         self.losses.retain(|loss| !loss.missing.is_empty());
     }
 
-    /// Someone asks for `positions`.
-    pub(super) fn heard(&mut self, positions: Positions, now: Instant) {
+    /// Someone else asks for `positions`. `chance` is from 0 to 1.
+    pub(super) fn heard(&mut self, positions: Positions, now: Instant, chance: f64) {
         let is_for = |loss: &&mut Loss| {
             let (first, last) = loss.bounds();
             loss.origin == positions.origin
                 && (positions.first.get()..=positions.last.get()).contains(&first)
                 && last <= positions.last.get()
         };
-        for loss in self.losses.iter_mut().filter(is_for).filter(|loss| loss.asked == 0) {
-            (loss.asked, loss.due) = (1, now + PATIENCE);
+        for loss in self.losses.iter_mut().filter(is_for).filter(|loss| loss.is_to_ask(now)) {
+            loss.was_asked_for(now, chance);
         }
     }
 
@@ -215,6 +222,20 @@ impl Loss {
         self.missing.splice(at..=at, rest);
     }
 
+    /// Whether an ask at `now` is a further one: some ask together with the last one, before they heard it.
+    fn is_to_ask(&self, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.asked_at);
+        self.asked == 0 || self.asked < ASKED_AT_MOST && since >= PATIENCE / 2
+    }
+
+    fn was_asked_for(&mut self, now: Instant, chance: f64) {
+        self.asked += 1;
+        self.asked_at = now;
+        let is_last = self.asked >= ASKED_AT_MOST;
+        let spread = if is_last { Duration::ZERO } else { SPREAD.mul_f64(chance) };
+        self.due = now + PATIENCE + spread;
+    }
+
     fn turn(&mut self, now: Instant, chance: f64) -> Turn {
         if now < self.due {
             return Turn::Wait;
@@ -229,8 +250,7 @@ impl Loss {
         if self.asked >= ASKED_AT_MOST {
             return Turn::Over { is_silent: true };
         }
-        self.asked += 1;
-        self.due = now + PATIENCE.mul_f64(1.0 + chance / 2.0);
+        self.was_asked_for(now, chance);
         let (first, last) = self.bounds();
         Positions::new(self.origin, first, last).map_or(Turn::Wait, Turn::Ask)
     }
@@ -277,11 +297,55 @@ mod tests {
     fn whoever_heard_another_ask_does_not_and_asks_itself_if_no_answer_comes() {
         let (mut repair, now) = (Repair::default(), Instant::now());
         repair.missed(positions(3, 6), now, 1.0);
-        repair.heard(positions(4, 6), now);
+        repair.heard(positions(4, 6), now, 0.0);
         assert_eq!(repair.next_due(), Some(now + JITTER), "that was for a part of it");
-        repair.heard(positions(1, 9), now);
+        repair.heard(positions(1, 9), now, 0.5);
+        repair.heard(positions(1, 9), now + JITTER, 1.0);
         assert_eq!(repair.due(now + JITTER, 0.0), Due::default());
-        assert_eq!(repair.due(now + PATIENCE, 0.0).ask, [positions(3, 6)]);
+        let again = now + PATIENCE + SPREAD / 2;
+        assert_eq!(repair.next_due(), Some(again), "two that ask together count as one");
+        assert_eq!(repair.due(again, 1.0).ask, [positions(3, 6)]);
+        assert_eq!(repair.next_due(), Some(again + PATIENCE));
+        repair.heard(positions(1, 9), again + PATIENCE / 2, 1.0);
+        assert!(repair.due(again + PATIENCE, 0.0).is_over, "nobody prolongs it");
+    }
+
+    /// How often `replicas` that miss the same ask a publisher that is silent, if they hear each other
+    /// after a millisecond; and when the last of them gives up.
+    fn asks_of(replicas: usize, seed: u64) -> (usize, Duration) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let began = Instant::now();
+        let mut fleet: Vec<Repair> = (0..replicas).map(|_| Repair::default()).collect();
+        for repair in &mut fleet {
+            assert!(repair.missed(positions(3, 6), began, random.f64()));
+        }
+        let (mut asks, mut now, mut said) = (0, began, Vec::new());
+        while fleet.iter().any(|repair| !repair.is_idle()) {
+            now += Duration::from_millis(1);
+            let heard = std::mem::take(&mut said);
+            for (number, repair) in fleet.iter_mut().enumerate() {
+                for _ask in heard.iter().filter(|asker| **asker != number) {
+                    repair.heard(positions(3, 6), now, random.f64());
+                }
+                let due = repair.due(now, random.f64());
+                said.extend(due.ask.iter().map(|_| number));
+                if due.is_over {
+                    repair.forget();
+                }
+            }
+            asks += said.len();
+        }
+        (asks, now - began)
+    }
+
+    #[test]
+    fn however_many_miss_the_same_only_some_ask_a_publisher_that_is_silent() {
+        for seed in 0..2 {
+            let (asks, took) = asks_of(2000, seed);
+            assert!((2..200).contains(&asks), "{asks}");
+            assert!(took <= JITTER + 2 * PATIENCE + SPREAD, "{took:?}");
+        }
+        assert_eq!(asks_of(1, 0).0, 2);
     }
 
     #[test]

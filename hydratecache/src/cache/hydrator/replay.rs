@@ -59,7 +59,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         match self.channel.asked(message) {
             None => self.counters.requests_unknown.increment(),
             Some(Request::Replay(positions)) if !is_own => {
-                self.repair.heard(positions, Instant::now());
+                self.repair.heard(positions, Instant::now(), fastrand::f64());
             }
             Some(Request::Gone(positions)) if message.origin() == Some(positions.origin) => {
                 if self.repair.misses_any(positions) {
