@@ -416,3 +416,26 @@ async fn while_the_link_is_lost_every_entry_is_suspect() {
     timeout(LIMIT, lost).await.expect("noticed").expect("goes on");
     assert!(users.is_suspect(&users.get("a").expect("served")));
 }
+
+#[test]
+fn a_publisher_answers_in_another_runtime_when_its_first_one_has_ended() {
+    let (broker, domain) = (MemoryBroker::new(), VersionDomain::Clock);
+    let writer = channel(Losing::new(&broker, [2, 5]), domain);
+    for round in 0..2 {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().start_paused(true).build().expect("a runtime");
+        runtime.block_on(async {
+            let _answering = writer.answer_requests().await.expect("subscribed");
+            let replica = Replica::new();
+            let reader = channel(broker.connect(), domain);
+            let hydration = reader.hydrate(replica.clone()).await.expect("started");
+            for (key, number) in [("a", 1), ("b", 2), ("c", 3)] {
+                publish(&writer, key, 3 * round + number, domain).await;
+            }
+            repaired(&hydration).await;
+            let stats = hydration.stats();
+            assert_eq!((stats.replays_completed, stats.replays_failed), (1, 0), "{round}");
+            assert_eq!(value(&replica, "b"), Some((3 * round + 2).to_string()));
+        });
+    }
+}

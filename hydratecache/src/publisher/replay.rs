@@ -1,9 +1,9 @@
 //! Answers those who missed messages: what the ring still has is published again, once for everybody.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -14,22 +14,26 @@ use crate::{Error, ErrorKind, Message, Positions, Request, Result};
 /// How many requests may wait for their answer. Those who sent more ask once more.
 const WAITING: usize = 256;
 
-/// The task that answers. It begins with the first request.
+/// The task that answers. It begins with the first request, and again if its runtime has ended.
 #[derive(Default)]
-pub(super) struct Replayer(OnceLock<(mpsc::Sender<Positions>, AbortOnDropHandle<()>)>);
+pub(super) struct Replayer(Mutex<Option<(mpsc::Sender<Positions>, AbortOnDropHandle<()>)>>);
 
 impl Replayer {
     pub(super) fn asked(&self, lane: &Arc<Inner>, positions: Positions) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        let (requests, _task) = self.0.get_or_init(|| {
-            let (sender, requests) = mpsc::channel(WAITING);
-            let task = runtime.spawn(answer_all(Arc::downgrade(lane), requests));
-            (sender, AbortOnDropHandle::new(task))
-        });
-        // Where that many wait, whoever is not answered asks again, or repairs itself in another way.
-        let _ = requests.try_send(positions);
+        let mut answering = lock(&self.0);
+        if let Some((requests, _task)) = &*answering
+            && !matches!(requests.try_send(positions), Err(TrySendError::Closed(_)))
+        {
+            // Where too many wait, whoever is not answered asks again, or repairs itself in another way.
+            return;
+        }
+        let (sender, requests) = mpsc::channel(WAITING);
+        let task = runtime.spawn(answer_all(Arc::downgrade(lane), requests));
+        let _has_room = sender.try_send(positions);
+        *answering = Some((sender, AbortOnDropHandle::new(task)));
     }
 }
 
