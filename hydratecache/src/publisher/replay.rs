@@ -77,6 +77,7 @@ async fn publish(lane: &Arc<Inner>, Answer { messages, said }: Answer) -> Result
 pub(super) struct Outcome {
     lane: Arc<Inner>,
     first: u64,
+    count: usize,
     is_known: bool,
 }
 
@@ -84,20 +85,20 @@ impl Outcome {
     /// Keeps the writes of `batch`, numbered from `first`.
     pub(super) fn of(lane: Arc<Inner>, first: u64, batch: &[Message]) -> Self {
         let writes = batch.iter().filter(|message| message.kind.is_write());
-        lock(&lane.ring).sending(first, writes);
-        Self { lane, first, is_known: false }
+        let count = lock(&lane.ring).sending(first, writes);
+        Self { lane, first, count, is_known: false }
     }
 
     pub(super) fn known(mut self, error: Option<&Error>) {
         self.is_known = true;
-        lock(&self.lane.ring).sent(self.first, error.map(Error::kind));
+        lock(&self.lane.ring).sent(self.first, self.count, error.map(Error::kind));
     }
 }
 
 impl Drop for Outcome {
     fn drop(&mut self) {
         if !self.is_known {
-            lock(&self.lane.ring).sent(self.first, Some(ErrorKind::UnknownOutcome));
+            lock(&self.lane.ring).sent(self.first, self.count, Some(ErrorKind::UnknownOutcome));
         }
     }
 }

@@ -10,15 +10,21 @@ use tokio::time::Instant;
 
 use crate::{ErrorKind, Message, Position, Positions, Request, Version};
 
-/// Whoever asks for what was just published again is served by that. Longer than requests for one loss
+/// Whoever asks for what was just published again, or said to be gone, is served by that. Longer than requests for one loss
 /// are apart, which their jitter spreads; shorter than anyone waits before asking once more.
 const SERVED: Duration = Duration::from_millis(250);
+
+/// How many ranges are remembered that were said to be gone.
+const MOST_TOLD: usize = 16;
 
 /// What is counted for an answer that publishes nothing again.
 const SAID_BYTES: usize = 256;
 
-/// The least that is answered in a second, in bytes.
+/// The least that is answered at once, in bytes.
 const LEAST_ALLOWANCE: usize = 64 << 10;
+
+/// An allowance that was used up is whole again after so long.
+const REGAINED: Duration = Duration::from_secs(10);
 
 /// The latest messages of one origin, bounded in bytes.
 pub(super) struct Ring {
@@ -27,22 +33,30 @@ pub(super) struct Ring {
     /// The number of the first that is kept.
     first: u64,
     kept: VecDeque<Kept>,
-    /// Those whose outcome is not known yet, first and last.
-    under_way: Vec<(u64, u64)>,
-    /// What was published again lately.
-    served: VecDeque<(u64, u64, Instant)>,
+    /// What was said to be gone lately.
+    told: VecDeque<(Positions, Instant)>,
     allowance: Allowance,
 }
 
 struct Kept {
     message: Message,
     bytes: usize,
-    /// Nobody got it, and nobody ever will: who published it was told so.
-    is_unsent: bool,
+    outcome: Outcome,
+    /// When it was last published again.
+    served_at: Option<Instant>,
 }
 
-/// How much may be answered: a ring at once, and a ring a second, and never less than what a few
-/// hundred requests are answered with.
+/// What became of a message when it was published.
+#[derive(PartialEq)]
+enum Outcome {
+    NotKnownYet,
+    MayHaveBeenSent,
+    /// Nobody got it, and nobody ever will: who published it was told so.
+    Unsent,
+}
+
+/// How much may be answered: a ring at once, and then a tenth of a ring a second; at first never less
+/// than what a few hundred requests are answered with.
 struct Allowance {
     limit: usize,
     bytes: usize,
@@ -65,56 +79,54 @@ impl Ring {
             held_bytes: 0,
             first: 1,
             kept: VecDeque::new(),
-            under_way: Vec::new(),
-            served: VecDeque::new(),
+            told: VecDeque::new(),
             allowance: Allowance::of(limit_bytes.max(LEAST_ALLOWANCE), now),
         }
     }
 
-    /// These are about to be handed to the transport, numbered from `first`.
-    pub(super) fn sending<'a>(&mut self, first: u64, batch: impl Iterator<Item = &'a Message>) {
+    /// These are about to be handed to the transport, numbered from `first`. Returns how many they are.
+    pub(super) fn sending<'a>(
+        &mut self,
+        first: u64,
+        batch: impl Iterator<Item = &'a Message>,
+    ) -> usize {
         if self.first + self.kept.len() as u64 != first {
             // Some were not kept, because nobody would have heard a request for them.
             self.forget();
             self.first = first;
         }
-        let mut last = first;
+        let before = self.kept.len();
         for message in batch {
-            last = self.first + self.kept.len() as u64;
             let bytes = message.held_bytes();
             self.held_bytes += bytes;
-            self.kept.push_back(Kept { message: message.clone(), bytes, is_unsent: false });
+            let (message, outcome) = (message.clone(), Outcome::NotKnownYet);
+            self.kept.push_back(Kept { message, bytes, outcome, served_at: None });
         }
-        self.under_way.push((first, last));
+        let count = self.kept.len() - before;
         while self.held_bytes > self.limit_bytes
             && let Some(oldest) = self.kept.pop_front()
         {
             self.first += 1;
             self.held_bytes -= oldest.bytes;
         }
+        count
     }
 
-    /// What became of those numbered from `first`: an error, if there was one.
-    pub(super) fn sent(&mut self, first: u64, error: Option<ErrorKind>) {
-        let Some(at) = self.under_way.iter().position(|(begin, _)| *begin == first) else {
-            return;
-        };
-        let (first, last) = self.under_way.swap_remove(at);
-        if error.is_some_and(|kind| !may_have_been_sent(kind)) {
-            for number in first.max(self.first)..=last {
-                self.unsend(number);
+    /// What became of the `count` messages numbered from `first`: an error, if there was one.
+    pub(super) fn sent(&mut self, first: u64, count: usize, error: Option<ErrorKind>) {
+        let is_unsent = error.is_some_and(|kind| !may_have_been_sent(kind));
+        for number in first.max(self.first)..first + count as u64 {
+            let Some(kept) = self.place(number).and_then(|place| self.kept.get_mut(place)) else {
+                return;
+            };
+            kept.outcome = if is_unsent { Outcome::Unsent } else { Outcome::MayHaveBeenSent };
+            if is_unsent {
+                // The value is not kept: it is not to appear any more.
+                kept.message.payload = Bytes::new();
+                let bytes = kept.message.held_bytes();
+                self.held_bytes -= kept.bytes - bytes;
+                kept.bytes = bytes;
             }
-        }
-    }
-
-    /// The value is not kept: it is not to appear any more.
-    fn unsend(&mut self, number: u64) {
-        if let Some(kept) = self.place(number).and_then(|place| self.kept.get_mut(place)) {
-            kept.is_unsent = true;
-            kept.message.payload = Bytes::new();
-            let bytes = kept.message.held_bytes();
-            self.held_bytes -= kept.bytes - bytes;
-            kept.bytes = bytes;
         }
     }
 
@@ -123,37 +135,36 @@ impl Ring {
         self.first += self.kept.len() as u64;
         self.kept = VecDeque::new();
         self.held_bytes = 0;
-        self.served.clear();
     }
 
-    /// What those who miss `positions`, of this origin, are answered; its latest number is `latest`. What is under way comes by itself,
-    /// or its failure is known soon: it is left out, to be asked for again.
+    /// What those who miss `positions`, of this origin, are answered; its latest number is `latest`.
+    /// What is under way comes by itself, or its failure is known soon: it is left out, to be asked for
+    /// again.
     pub(super) fn answer(&mut self, positions: Positions, latest: u64, now: Instant) -> Answer {
-        self.served.retain(|(_, _, at)| now.saturating_duration_since(*at) < SERVED);
         let (first, last) = (positions.first.get(), positions.last.get());
-        let end = self.first + self.kept.len() as u64;
         if last > latest {
             // They were never sent: whoever asks has not heard of them from here.
             return Answer::default();
         }
-        if first < self.first || last >= end {
+        let places = self.place(first).zip(self.place(last));
+        let Some((from, to)) = places.filter(|(_, to)| *to < self.kept.len()) else {
             // Whoever misses a part of it has to repair itself in another way, so none of it helps.
             return self.gone(positions, now);
-        }
-        let wanted = |number: &u64| !self.is_under_way(*number) && !self.is_served(*number);
-        let wanted: Vec<u64> = (first..=last).filter(wanted).collect();
-        let begin = self.first;
-        let kept = |number: u64| usize::try_from(number - begin).expect("an index of the ring");
-        let bytes =
-            wanted.iter().map(|number| self.kept[kept(*number)].bytes.max(SAID_BYTES)).sum();
+        };
+        let is_wanted = |(_, kept): &(u64, &mut Kept)| {
+            kept.outcome != Outcome::NotKnownYet && !is_recent(kept.served_at, now)
+        };
+        let asked = (first..=last).zip(self.kept.range_mut(from..=to));
+        let wanted: Vec<(u64, &mut Kept)> = asked.filter(is_wanted).collect();
+        let bytes = wanted.iter().map(|(_, kept)| kept.bytes.max(SAID_BYTES)).sum();
         if !self.allowance.take(bytes, now) {
             return self.gone(positions, now);
         }
         let mut answer = Answer::default();
-        for number in &wanted {
-            let kept = &self.kept[kept(*number)];
-            if kept.is_unsent {
-                let sequence = NonZeroU64::new(*number).expect("numbers begin at 1");
+        for (number, kept) in wanted {
+            kept.served_at = Some(now);
+            if kept.outcome == Outcome::Unsent {
+                let sequence = NonZeroU64::new(number).expect("numbers begin at 1");
                 let position = Position { origin: positions.origin, sequence };
                 let version = kept.message.version.map(Version::number);
                 let key = kept.message.key.clone();
@@ -162,15 +173,23 @@ impl Ring {
                 answer.messages.push(kept.message.clone());
             }
         }
-        for run in wanted.chunk_by(|a, b| a + 1 == *b) {
-            self.served.push_back((run[0], run[run.len() - 1], now));
-        }
         answer
     }
 
     /// Nobody need wait for these. Where too much is asked for, nobody is even told that.
     fn gone(&mut self, positions: Positions, now: Instant) -> Answer {
-        let is_told = self.allowance.take(SAID_BYTES, now);
+        while self.told.len() >= MOST_TOLD
+            || self.told.front().is_some_and(|(_, at)| !is_recent(Some(*at), now))
+        {
+            self.told.pop_front();
+        }
+        let covers = |(told, _): &(Positions, Instant)| {
+            told.first <= positions.first && positions.last <= told.last
+        };
+        let is_told = !self.told.iter().any(covers) && self.allowance.take(SAID_BYTES, now);
+        if is_told {
+            self.told.push_back((positions, now));
+        }
         let said = is_told.then_some(Request::Gone(positions));
         Answer { said: said.into_iter().collect(), ..Answer::default() }
     }
@@ -178,14 +197,11 @@ impl Ring {
     fn place(&self, number: u64) -> Option<usize> {
         usize::try_from(number.checked_sub(self.first)?).ok()
     }
+}
 
-    fn is_under_way(&self, number: u64) -> bool {
-        self.under_way.iter().any(|(first, last)| (*first..=*last).contains(&number))
-    }
-
-    fn is_served(&self, number: u64) -> bool {
-        self.served.iter().any(|(first, last, _)| (*first..=*last).contains(&number))
-    }
+/// Whether what was done `at` that time, for all who ask, serves those who ask `now` as well.
+fn is_recent(at: Option<Instant>, now: Instant) -> bool {
+    at.is_some_and(|at| now.saturating_duration_since(at) < SERVED)
 }
 
 impl Allowance {
@@ -196,7 +212,7 @@ impl Allowance {
     /// Takes `bytes`, if they are there.
     fn take(&mut self, bytes: usize, now: Instant) -> bool {
         let limit = self.limit;
-        let passed = now.saturating_duration_since(self.since).as_secs_f64();
+        let passed = now.saturating_duration_since(self.since).div_duration_f64(REGAINED);
         #[allow(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
@@ -248,7 +264,7 @@ mod tests {
         let mut ring = Ring::new(limit_bytes, now);
         for number in first..=last {
             ring.sending(number, [put(number)].iter());
-            ring.sent(number, None);
+            ring.sent(number, 1, None);
         }
         (ring, now)
     }
@@ -284,13 +300,28 @@ mod tests {
         ring.forget();
         assert_eq!(ring.answer(positions(9, 10), 10, now + SECOND), gone(9, 10));
         ring.sending(20, [put(20)].iter());
-        ring.sent(20, None);
+        ring.sent(20, 1, None);
         assert_eq!(
             ring.answer(positions(19, 20), 20, now + SECOND),
             gone(19, 20),
             "19 was not kept"
         );
         assert_eq!(numbers(&ring.answer(positions(20, 20), 20, now + SECOND)), [20]);
+    }
+
+    #[test]
+    fn what_is_gone_is_said_once_for_all_who_ask_together() {
+        let (mut ring, now) = ring(0, 1, 40);
+        let mut told = |first, last, now| ring.answer(positions(first, last), 40, now).said.len();
+        assert_eq!(told(5, 9, now), 1);
+        let later = now + SERVED / 2;
+        assert_eq!([told(5, 9, later), told(6, 8, later), told(9, 9, later)], [0; 3]);
+        assert_eq!(told(8, 10, later), 1, "those who miss only 10 have not heard it");
+        assert_eq!([told(5, 9, now + SERVED), told(9, 10, now + SERVED)], [1, 0]);
+        for number in 11..=40 {
+            assert_eq!(told(number, number, now + SERVED), 1);
+        }
+        assert!(ring.told.len() <= MOST_TOLD);
     }
 
     #[test]
@@ -305,10 +336,10 @@ mod tests {
         let (mut ring, now) = ring(1 << 20, 1, 1);
         ring.sending(2, [put(2), Message::clear()].iter());
         ring.sending(4, [put(4)].iter());
-        ring.sent(4, None);
+        ring.sent(4, 1, None);
         let answer = ring.answer(positions(1, 4), 4, now);
         assert_eq!(numbers(&answer), [1, 4], "what is under way comes, or fails, by itself");
-        ring.sent(2, Some(ErrorKind::Unavailable));
+        ring.sent(2, 2, Some(ErrorKind::Unavailable));
         let answer = ring.answer(positions(2, 3), 4, now);
         let unsent = |number, key| {
             let sequence = NonZeroU64::new(number).expect("not zero");
@@ -327,28 +358,28 @@ mod tests {
     fn a_message_that_may_have_been_sent_is_sent_again() {
         let (mut ring, now) = ring(1 << 20, 1, 1);
         ring.sending(2, [put(2)].iter());
-        ring.sent(2, Some(ErrorKind::UnknownOutcome));
+        ring.sent(2, 1, Some(ErrorKind::UnknownOutcome));
         assert_eq!(numbers(&ring.answer(positions(2, 2), 2, now)), [2]);
     }
 
     #[test]
-    fn no_more_is_answered_than_a_ring_a_second() {
+    fn no_more_is_answered_than_a_ring_and_a_tenth_of_it_a_second() {
         let bytes = put(1).held_bytes().max(SAID_BYTES);
         let room = 4 * LEAST_ALLOWANCE;
         let kept = (room / bytes) as u64;
         let (mut ring, now) = ring(room, 1, kept);
         let half = positions(1, kept / 2);
-        let counts = [0, 300, 600, 900, 3000].map(|millis| {
+        let counts = [0, 300, 600, 900, 6000].map(|millis| {
             let answer = ring.answer(half, kept, now + Duration::from_millis(millis));
             (answer.messages.len() as u64, answer.said.len())
         });
         let half = kept / 2;
-        assert_eq!(counts, [(half, 0), (half, 0), (half, 0), (0, 1), (half, 0)]);
+        assert_eq!(counts, [(half, 0), (half, 0), (0, 1), (0, 1), (half, 0)]);
         let mut told = 0;
         for number in 0..10_000 {
             let gone = positions(kept + 1, kept + 1 + number);
-            told += ring.answer(gone, u64::MAX, now + 3 * SECOND).said.len();
+            told += ring.answer(gone, u64::MAX, now + 7 * SECOND).said.len();
         }
-        assert!(told <= room / SAID_BYTES, "{told}");
+        assert!(told <= room / SAID_BYTES / 4, "{told}");
     }
 }
