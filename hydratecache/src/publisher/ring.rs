@@ -10,8 +10,9 @@ use tokio::time::Instant;
 
 use crate::{ErrorKind, Message, Position, Positions, Request, Version};
 
-/// Whoever asks for what was just published again, or said to be gone, is served by that. Longer than requests for one loss
-/// are apart, which their jitter spreads; shorter than anyone waits before asking once more.
+/// Whoever asks for what was just published again, or said to be gone, is served by that. Longer than
+/// requests for one loss are apart, which their jitter spreads; shorter than anyone waits before asking
+/// once more.
 const SERVED: Duration = Duration::from_millis(250);
 
 /// How many ranges are remembered that were said to be gone.
