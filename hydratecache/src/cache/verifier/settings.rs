@@ -154,7 +154,8 @@ impl<T> Verifier<T> {
 
     /// What differs is replaced by what the source has, unless an update arrives first (default: it is
     /// only reported). What is [ahead](DivergenceKind::Ahead) of the source stays: a published write
-    /// is not undone by a source that may lag.
+    /// is not undone by a source that may lag. Without versions nothing shows which of two is ahead: then
+    /// ask for repairs only where the source reads from the primary, or lags by less than the patience.
     pub fn with_repairs(mut self) -> Self {
         self.on_divergence = OnDivergence::Repair;
         self
