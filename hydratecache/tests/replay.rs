@@ -439,3 +439,21 @@ fn a_publisher_answers_in_another_runtime_when_its_first_one_has_ended() {
         });
     }
 }
+
+#[test]
+fn a_publisher_repeats_its_last_number_in_another_runtime_when_its_first_one_has_ended() {
+    let (broker, domain) = (MemoryBroker::new(), VersionDomain::Clock);
+    let writer = channel(Losing::new(&broker, [2, 4]), domain);
+    for round in 1..=2 {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().start_paused(true).build().expect("a runtime");
+        runtime.block_on(async {
+            let reader = channel(broker.connect(), domain);
+            let hydration = reader.hydrate(Replica::<String>::new()).await.expect("started");
+            publish(&writer, "a", 2 * round - 1, domain).await;
+            publish(&writer, "b", 2 * round, domain).await;
+            let told = hydration.wait_until(|_| hydration.stats().gaps > 0);
+            timeout(LIMIT, told).await.expect("told by a heartbeat").expect("goes on");
+        });
+    }
+}

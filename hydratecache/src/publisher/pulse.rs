@@ -7,7 +7,7 @@
 //! otherwise send 4,000 heartbeats a second to everyone for ever.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -23,7 +23,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 pub(super) struct Pulse {
-    task: OnceLock<AbortOnDropHandle<()>>,
+    task: Mutex<Option<AbortOnDropHandle<()>>>,
     /// Wakes the task out of a long interval: the first heartbeat after a publish is never late.
     resumed: Arc<Resumed>,
 }
@@ -36,17 +36,18 @@ struct Resumed {
 }
 
 impl Pulse {
-    /// Starts the heartbeats at the first publish, and anew at each one behind a heartbeat.
-    /// Without a Tokio runtime there are none: only the in-process transport works there, and it
+    /// Starts the heartbeats at the first publish, and anew at each one behind a heartbeat, or behind the
+    /// end of the runtime that had them. Without a Tokio runtime there are none: only the in-process transport works there, and it
     /// knows what it loses.
     pub(super) fn published(&self, lane: &Arc<Inner>) {
-        if self.task.get().is_some() {
+        let mut task = lock(&self.task);
+        if task.as_ref().is_some_and(|task| !task.is_finished()) {
             if self.resumed.is_awaited.swap(false, Ordering::Relaxed) {
                 self.resumed.publish.notify_one();
             }
         } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let beat = beat(Arc::downgrade(lane), self.resumed.clone(), lane.heartbeats);
-            self.task.get_or_init(|| AbortOnDropHandle::new(runtime.spawn(beat)));
+            *task = Some(AbortOnDropHandle::new(runtime.spawn(beat)));
         }
     }
 
