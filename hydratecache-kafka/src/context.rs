@@ -91,7 +91,9 @@ impl ClientContext for Context {
                 }
             }
             RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Warning => {
-                if is_disconnect(facility, line) {
+                if is_setup_timeout(facility, line) {
+                    self.lock().link = Some(Code::OperationTimedOut);
+                } else if is_disconnect(facility, line) {
                     self.lock().link = Some(Code::BrokerTransportFailure);
                 }
                 tracing::debug!(messaging.system = "kafka", facility, line);
@@ -107,8 +109,6 @@ impl ClientContext for Context {
             Some(Code::PartitionEOF) => self.lock().end = end_of_partition(reason),
             Some(code) if is_of_the_link(code) && !reason.starts_with(COORDINATOR) => {
                 tracing::debug!(messaging.system = "kafka", %code, reason);
-                let code =
-                    if reason.contains(SETUP_TIMED_OUT) { Code::OperationTimedOut } else { code };
                 let mut heard = self.lock();
                 // That none is left says less than why the last one is gone.
                 if code != Code::AllBrokersDown || heard.link.is_none() {
@@ -132,8 +132,12 @@ fn made_anew<'a>(facility: &str, line: &'a str) -> Option<&'a str> {
     (!ids.starts_with(NEVER_KNOWN)).then_some(topic)
 }
 
-/// librdkafka's word for a broker that takes a connection and does not answer.
-const SETUP_TIMED_OUT: &str = "Connection setup timed out";
+/// Whether the line says that a broker took a connection and did not answer. The library tells nobody else
+/// (`rd_kafka_broker_thread_main` in `rdkafka_broker.c`).
+fn is_setup_timeout(facility: &str, line: &str) -> bool {
+    let is_of_coordinator = behind_thread(line).starts_with(COORDINATOR);
+    facility == "FAIL" && !is_of_coordinator && line.contains(": Connection setup timed out ")
+}
 
 /// The name of a broker that nothing of ours goes to.
 const COORDINATOR: &str = "GroupCoordinator";
@@ -236,8 +240,9 @@ mod tests {
     #[test]
     fn a_server_that_answers_nothing_is_a_limit_that_passed() {
         let context = Context::default();
-        let why = "host:9092/1: Connection setup timed out in state APIVERSION_QUERY";
-        context.error(KafkaError::Global(Code::BrokerTransportFailure), why);
+        let why = "[thrd:host:9092/bootstrap]: host:9092/bootstrap: Connection setup timed out in state \
+                   APIVERSION_QUERY (after 4001ms in state APIVERSION_QUERY)";
+        context.log(RDKafkaLogLevel::Warning, "FAIL", why);
         context.error(KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down");
         assert_eq!(context.take().link, Some(Code::OperationTimedOut));
     }

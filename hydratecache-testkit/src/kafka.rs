@@ -5,6 +5,8 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::broker::{Broker, BrokerBuilder, Kind};
 use crate::proxy::FaultProxy;
@@ -47,10 +49,30 @@ pub async fn behind_proxies(
     Ok((broker, proxies))
 }
 
-/// Ports that nobody uses now. Kafka takes them within a second or two.
+/// Below those from which the kernel takes ports for outgoing connections, which could sit on the port of
+/// a broker that starts or was killed, and beside those that `scripts/services.sh` gives to brokers.
+const FIRST_PORT: u32 = 10_000;
+const PORTS: u32 = 10_000;
+
+/// Ports that nobody listens on, and that this process has not given out before: Kafka takes them within
+/// some seconds only.
 fn free_ports(count: usize) -> io::Result<Vec<u16>> {
-    // All are held until the last is found, so that they differ.
-    let held: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<io::Result<_>>()?;
-    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Processes that run side by side look far apart.
+    let first = process::id().wrapping_mul(199);
+    let mut free = Vec::with_capacity(count);
+    while free.len() < count {
+        let given = GIVEN.fetch_add(1, Ordering::Relaxed);
+        if given >= PORTS {
+            return Err(io::Error::other(
+                "this process has given out every port that Kafka may have",
+            ));
+        }
+        let port = FIRST_PORT + first.wrapping_add(given) % PORTS;
+        let port = u16::try_from(port).expect("the range ends below 65,536");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            free.push(port);
+        }
+    }
+    Ok(free)
 }
