@@ -350,6 +350,9 @@ impl KafkaConfig {
         }
         let setup = millis(self.connect_limit.max(Duration::from_secs(1)));
         client.set("socket.connection.setup.timeout.ms", setup);
+        // Some of what happens to connections it says in its log only; by default it would say no more
+        // than what the program's own logger shows.
+        client.set_log_level(RDKafkaLogLevel::Info);
         client
     }
 }
