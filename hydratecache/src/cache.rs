@@ -34,9 +34,11 @@ mod policy;
 mod refills;
 mod repair;
 mod replica;
+mod rollcall;
 mod source;
 mod stats;
 mod verifier;
+mod witness;
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! `Channel<T>`: typed publish and subscribe on one topic, over any transport.
 
+mod applied;
 mod draft;
 mod event;
 mod write;
@@ -17,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use applied::{AppliedBy, ReplicaId};
 pub use draft::Draft;
 pub use event::{Change, Event, Update, Updates};
 pub use write::Write;

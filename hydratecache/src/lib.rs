@@ -22,7 +22,9 @@ mod version;
 pub mod wire;
 
 pub use cache::Hydrated;
-pub use channel::{Answering, Change, Channel, Draft, Event, Update, Updates};
+pub use channel::{
+    Answering, AppliedBy, Change, Channel, Draft, Event, ReplicaId, Update, Updates,
+};
 pub use clock::WallClock;
 pub use error::{Error, ErrorKind, Result};
 pub use key::Key;

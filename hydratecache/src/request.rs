@@ -5,6 +5,8 @@
 //! are not what their type says, are [`None`]: they are counted and ignored.
 
 use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use minicbor::{Decoder, Encoder};
@@ -12,11 +14,17 @@ use minicbor::{Decoder, Encoder};
 use crate::wire::{MAX_REQUEST_BYTES, is_request};
 use crate::{Key, Origin, Position};
 
-/// The types of requests. Numbers below 16 are those of replays.
+/// The longest name of a replica, in bytes: a host's name and something more.
+pub(crate) const MAX_NAME_BYTES: usize = 100;
+
+/// The types of requests. Numbers below 16 are those of replays, from 32 on what replicas say of
+/// themselves.
 mod number {
     pub(super) const REPLAY: u64 = 1;
     pub(super) const GONE: u64 = 2;
     pub(super) const UNSENT: u64 = 3;
+    pub(super) const WHO_HAS: u64 = 32;
+    pub(super) const HAS: u64 = 33;
 }
 
 /// What one process asks of the others on a topic, or answers.
@@ -47,6 +55,28 @@ pub enum Request {
         key: Option<Key>,
         /// What orders it among the writes of its key, as a number of the channel's domain.
         version: Option<u64>,
+    },
+    /// Every replica is to say whether it has a write: as soon as it has, or when the limit is over.
+    WhoHas {
+        /// The write.
+        position: Position,
+        /// Names this question among those of its sender.
+        question: NonZeroU64,
+        /// Whoever has heard so many say that they have it need not say so too.
+        wanted: NonZeroU64,
+        /// How long the asker waits for those who do not have it yet, in whole milliseconds.
+        limit: Duration,
+    },
+    /// A replica has the write that it was asked about, or did not get it in time.
+    Has {
+        /// Who asked.
+        asker: Origin,
+        /// Which question of theirs this answers.
+        question: NonZeroU64,
+        /// Whether it has the write.
+        is_applied: bool,
+        /// What the replica is called, if it has a name: up to 100 bytes.
+        name: Option<Arc<str>>,
     },
 }
 
@@ -95,6 +125,12 @@ impl Request {
             Self::Unsent { position, key, version } => {
                 write_unsent(&mut encoder, *position, key.as_ref(), *version)
             }
+            Self::WhoHas { position, question, wanted, limit } => {
+                write_who_has(&mut encoder, *position, *question, *wanted, *limit)
+            }
+            Self::Has { asker, question, is_applied, name } => {
+                write_has(&mut encoder, *asker, *question, *is_applied, name.as_deref())
+            }
         };
         written.expect("writing to a Vec cannot fail");
         encoder.into_writer().into()
@@ -120,6 +156,18 @@ impl Request {
                 let position = Position { origin: fields.origin?, sequence: fields.numbers[0]? };
                 Some(Self::Unsent { position, key: fields.key, version: fields.version })
             }
+            number::WHO_HAS => Some(Self::WhoHas {
+                position: Position { origin: fields.origin?, sequence: fields.numbers[0]? },
+                question: fields.question?,
+                wanted: fields.numbers[1]?,
+                limit: Duration::from_millis(fields.limit?),
+            }),
+            number::HAS => Some(Self::Has {
+                asker: fields.origin?,
+                question: fields.question?,
+                is_applied: fields.is_applied?,
+                name: fields.name,
+            }),
             _ => None,
         }
     }
@@ -153,6 +201,35 @@ fn write_unsent(
     Ok(())
 }
 
+fn write_who_has(
+    e: &mut Encoder<Vec<u8>>,
+    position: Position,
+    question: NonZeroU64,
+    wanted: NonZeroU64,
+    limit: Duration,
+) -> Written {
+    e.map(6)?.u8(0)?.u64(number::WHO_HAS)?;
+    e.u8(1)?.u64(position.origin.get())?.u8(2)?.u64(position.sequence.get())?;
+    e.u8(3)?.u64(wanted.get())?.u8(6)?.u64(question.get())?;
+    e.u8(7)?.u64(limit.as_millis().try_into().unwrap_or(u64::MAX))?;
+    Ok(())
+}
+
+fn write_has(
+    e: &mut Encoder<Vec<u8>>,
+    asker: Origin,
+    question: NonZeroU64,
+    is_applied: bool,
+    name: Option<&str>,
+) -> Written {
+    e.map(4 + u64::from(name.is_some()))?.u8(0)?.u64(number::HAS)?;
+    e.u8(1)?.u64(asker.get())?.u8(6)?.u64(question.get())?.u8(8)?.bool(is_applied)?;
+    if let Some(name) = name {
+        e.u8(9)?.str(name)?;
+    }
+    Ok(())
+}
+
 /// The fields of the types that are known here.
 #[derive(Default)]
 struct Fields {
@@ -162,6 +239,11 @@ struct Fields {
     numbers: [Option<NonZeroU64>; 2],
     key: Option<Key>,
     version: Option<u64>,
+    question: Option<NonZeroU64>,
+    /// In milliseconds.
+    limit: Option<u64>,
+    is_applied: Option<bool>,
+    name: Option<Arc<str>>,
 }
 
 impl Fields {
@@ -179,6 +261,13 @@ impl Fields {
                 }
                 4 => fields.key = Some(Key::new(d.str().ok()?).ok()?),
                 5 => fields.version = Some(d.u64().ok()?),
+                6 => fields.question = NonZeroU64::new(d.u64().ok()?),
+                7 => fields.limit = Some(d.u64().ok()?),
+                8 => fields.is_applied = Some(d.bool().ok()?),
+                9 => {
+                    let name = d.str().ok()?;
+                    fields.name = Some((name.len() <= MAX_NAME_BYTES).then_some(name)?.into());
+                }
                 _ => d.skip().ok()?,
             }
         }
@@ -198,13 +287,26 @@ mod tests {
     fn request() -> impl Strategy<Value = Request> {
         let key = prop::option::of("\\PC{1,250}".prop_map(|key| Key::new(key).expect("legal")));
         let version = any::<Option<u64>>();
-        (0..3, number(), number(), number(), key, version).prop_map(
+        (0..5, number(), number(), number(), key, version).prop_map(
             |(kind, origin, a, b, key, version)| {
                 let origin = Origin::from_u64(origin.get()).expect("not zero");
                 let positions = Positions { origin, first: a.min(b), last: a.max(b) };
                 match kind {
                     0 => Request::Replay(positions),
                     1 => Request::Gone(positions),
+                    2 => Request::WhoHas {
+                        position: Position { origin, sequence: a },
+                        question: b,
+                        wanted: a,
+                        limit: Duration::from_millis(b.get()),
+                    },
+                    3 => Request::Has {
+                        asker: origin,
+                        question: a,
+                        is_applied: version.is_some(),
+                        name: key
+                            .map(|key| key.as_str().chars().take(20).collect::<String>().into()),
+                    },
                     _ => {
                         Request::Unsent { position: Position { origin, sequence: a }, key, version }
                     }
@@ -225,20 +327,23 @@ mod tests {
         ) {
             let _ = Request::decode(&body);
             let _ = Request::decode(&[&[0xa4, 0, number], &body[..]].concat());
+            let _ = Request::decode(&[&[0xa5, 0, 0x18, 32 + number], &body[..]].concat());
         }
     }
 
     #[test]
     fn what_is_not_known_is_nothing() {
         let unknown = [
-            &b"\xa1\x00\x0f"[..],                    // type 15
-            b"\xa0",                                 // no type
-            b"\xa2\x00\x01\x01\x05",                 // no range
-            b"\xa4\x00\x01\x01\x05\x02\x03\x03\x02", // a range that ends before it begins
-            b"\xa4\x00\x01\x01\x00\x02\x01\x03\x02", // origin 0
-            b"\xa3\x00\x03\x01\x05\x02\x00",         // sequence 0
-            b"\xa4\x00\x03\x01\x05\x02\x01\x04\x60", // an empty key
-            b"\xa1\x61\x61\x01",                     // a field that is no number
+            &b"\xa1\x00\x0f"[..],                        // type 15
+            b"\xa0",                                     // no type
+            b"\xa2\x00\x01\x01\x05",                     // no range
+            b"\xa4\x00\x01\x01\x05\x02\x03\x03\x02",     // a range that ends before it begins
+            b"\xa4\x00\x01\x01\x00\x02\x01\x03\x02",     // origin 0
+            b"\xa3\x00\x03\x01\x05\x02\x00",             // sequence 0
+            b"\xa4\x00\x03\x01\x05\x02\x01\x04\x60",     // an empty key
+            b"\xa1\x61\x61\x01",                         // a field that is no number
+            b"\xa4\x00\x18\x21\x01\x05\x06\x00\x08\xf5", // question 0
+            b"\xa4\x00\x18\x21\x01\x05\x06\x01\x08\x01", // neither yes nor no
         ];
         for body in unknown {
             assert_eq!(Request::decode(body), None, "{body:02x?}");

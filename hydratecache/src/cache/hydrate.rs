@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use super::hydrator::Hydrator;
 use super::verifier::{self, Verifier};
 use super::{GapAction, Hydration, LocalCache, Mode, ReadCache, Source};
+use crate::request::MAX_NAME_BYTES;
 use crate::transport::Gap;
 use crate::{Channel, Error, ErrorKind, Result};
 
@@ -52,6 +53,8 @@ pub(super) struct Settings<T> {
     pub(super) expiry_jitter: f64,
     /// How long entries are kept beyond their end, for readers who know that.
     pub(super) kept_beyond_end: Duration,
+    /// What the replica is called when it answers for itself.
+    pub(super) name: Option<Arc<str>>,
     /// Verifies the cache, if that is wanted.
     pub(super) verifying: Option<verifier::Begin<T>>,
 }
@@ -93,6 +96,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
             fence_interval: None,
             expiry_jitter: 0.0,
             kept_beyond_end: Duration::ZERO,
+            name: None,
             verifying: None,
         };
         Self { channel, cache, settings }
@@ -172,6 +176,14 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
         self
     }
 
+    /// What this replica is called where it answers for itself, as to
+    /// [`Channel::applied_by`] (default: it has no name but its channel's random origin). The host's
+    /// name is a good one. 1 to 100 bytes.
+    pub fn with_name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.settings.name = Some(name.into());
+        self
+    }
+
     pub(super) async fn start(self) -> Result<Hydration<T>> {
         // Asked once, so that a callback's choice is checked when it is made.
         let reloads = self.settings.action(Gap::Unknown) == GapAction::Reload;
@@ -187,6 +199,11 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
         }
         if !(0.0..=1.0).contains(&self.settings.expiry_jitter) {
             let what = "the jitter of expiry is a part of an entry's life: from 0 to 1";
+            return Err(Error::new(ErrorKind::InvalidInput, what));
+        }
+        let is_legal = |name: &Arc<str>| (1..=MAX_NAME_BYTES).contains(&name.len());
+        if !self.settings.name.as_ref().is_none_or(is_legal) {
+            let what = format!("the name of a replica has 1 to {MAX_NAME_BYTES} bytes");
             return Err(Error::new(ErrorKind::InvalidInput, what));
         }
         if self.settings.max_ttl == Some(Duration::ZERO) {

@@ -10,9 +10,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::fences::Fences;
 use super::freshness::Gauge;
-use super::heads::Heads;
 use super::leases::Leases;
 use super::stats::Counters;
+use super::witness::Witness;
 use super::{Entry, Freshness, HydrationStats, Lease, Loaded, State};
 use crate::transport::{Fence, Transport};
 use crate::{Error, ErrorKind, Key, Result, Token};
@@ -25,7 +25,7 @@ pub struct Hydration<T> {
     pub(super) can_reload: bool,
     pub(super) fences: Fences,
     pub(super) gauge: Arc<Gauge>,
-    pub(super) heads: Arc<Heads>,
+    pub(super) witness: Witness,
     pub(super) status: watch::Receiver<Status>,
     pub(super) commands: mpsc::Sender<Command<T>>,
     pub(super) counters: Arc<Counters>,
@@ -212,7 +212,8 @@ impl<T: Send + Sync + 'static> Hydration<T> {
     /// Dropping it changes nothing.
     pub async fn wait_for(&self, token: impl Into<Token> + Send) -> Result<Freshness> {
         let token = token.into();
-        timeout(Self::WRITE_LIMIT, self.applied(token)).await.unwrap_or_else(|_| {
+        let applied = timeout(Self::WRITE_LIMIT, self.witness.applied(token)).await;
+        applied.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::Timeout,
                 format!(
@@ -220,30 +221,7 @@ impl<T: Send + Sync + 'static> Hydration<T> {
                     Self::WRITE_LIMIT
                 ),
             ))
-        })
-    }
-
-    async fn applied(&self, token: Token) -> Result<Freshness> {
-        if !self.heads.has(token) {
-            tokio::select! {
-                () = self.heads.reached(token) => {}
-                // Who has the token knows that the broker had the write: a fence comes behind it.
-                fence = self.fences.ask(), if !self.status.borrow().is_partial => drop(fence?),
-                () = self.commands.closed() => return Err(stopped()),
-            }
-        }
-        // A gap that stands for the write came before whatever showed that it is behind us.
-        let mut status = self.status.clone();
-        let settled = |status: &Status| {
-            let is_whole = status.unrepaired_since.is_none() && status.missing_since.is_none();
-            status.is_unproven || (status.is_warm && is_whole)
-        };
-        let is_unproven = status.wait_for(settled).await.map_err(|_| stopped())?.is_unproven;
-        if is_unproven {
-            let what =
-                "a gap was ignored: whether the write was in it is not known; reload or trust";
-            return Err(Error::new(ErrorKind::Unproven, what));
-        }
+        })?;
         Ok(self.freshness())
     }
 

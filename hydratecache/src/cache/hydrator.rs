@@ -23,8 +23,10 @@ use super::leases::{Lease, Leases};
 use super::ledger::Ledger;
 use super::refills::{Mark, Refill, Refills};
 use super::repair::Repair;
+use super::rollcall::Rollcall;
 use super::stats::Counters;
 use super::verifier;
+use super::witness::Witness;
 use super::{Entry, GapAction, Loaded, LocalCache, Mode};
 use crate::channel::Inner;
 use crate::publisher::Listening;
@@ -54,6 +56,7 @@ pub(super) struct Hydrator<T, C> {
     progress: Progress,
     /// What is missing and was, or will be, asked for.
     repair: Repair,
+    rollcall: Rollcall,
     asking: JoinSet<Result<()>>,
     /// So that this process's own publisher hears what it is asked for.
     _listening: Listening,
@@ -126,11 +129,14 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             is_whole,
             kept_beyond_end: settings.kept_beyond_end,
         });
+        let witness =
+            Witness { heads: heads.clone(), fences: fences.clone(), status: watched.clone() };
         let hydrator = Self {
             ledger: Ledger::new(settings.tombstones, settings.tombstone_age),
             refills: Refills::new(settings.source.clone(), leases.clone(), settings.source_limit),
-            progress: Progress::new(heads.clone()),
+            progress: Progress::new(heads),
             repair: Repair::default(),
+            rollcall: Rollcall::new(witness.clone(), settings.name.clone()),
             asking: JoinSet::new(),
             _listening: channel.lane.listen(),
             holds_unversioned: false,
@@ -162,7 +168,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             can_reload,
             fences,
             gauge,
-            heads,
+            witness,
             status: watched,
             commands: sender,
             counters,
@@ -187,6 +193,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 Some(command) = self.commands.recv() => self.command(command).await,
                 Some(refill) = self.refills.next() => self.refilled(refill).await,
                 () = replay::due(self.repair.next_due()) => self.go_on_repairing().await,
+                answer = self.rollcall.next() => self.answer(answer),
                 () = sleep_until(reload_at.unwrap_or_else(Instant::now)), if reload_at.is_some() => {
                     self.reload().await?;
                 }

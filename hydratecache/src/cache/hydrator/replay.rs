@@ -73,8 +73,25 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                     self.unsent(position, key, version).await;
                 }
             }
+            Some(Request::WhoHas { position, question, wanted, limit }) => {
+                if let Some(asker) = message.origin() {
+                    self.rollcall.asked(asker, question, position, wanted, limit);
+                }
+            }
+            Some(Request::Has { asker, question, is_applied: true, name }) => {
+                self.rollcall.heard(asker, question, (message.origin(), name));
+            }
             // Its own question, or an answer of one who does not know.
             Some(_) => {}
+        }
+    }
+
+    /// Answers one who asked for a write.
+    pub(super) fn answer(&mut self, answer: Option<Request>) {
+        while self.asking.try_join_next().is_some() {}
+        if let Some(answer) = answer {
+            // If it is lost, it is asked for again.
+            self.asking.spawn(self.channel.lane.ask(&answer));
         }
     }
 
