@@ -67,6 +67,13 @@ impl<T: Send + 'static> Closable<T> {
         })
     }
 
+    /// Puts another client in its place, unless it is closed; returns the one before.
+    pub(crate) fn replace(&self, client: T) -> Option<Arc<OffRuntime<T>>> {
+        let client = Arc::new(OffRuntime::new(client));
+        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if place.is_some() { place.replace(client) } else { None }
+    }
+
     pub(crate) fn close(&self) -> Option<Arc<OffRuntime<T>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

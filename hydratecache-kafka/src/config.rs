@@ -312,10 +312,8 @@ impl KafkaConfig {
             .set("fetch.message.max.bytes", self.max_record_bytes().max(1 << 20).to_string())
             .set("receive.message.max.bytes", (max_bytes + (1 << 20)).to_string())
             .set("queued.max.messages.kbytes", (max_bytes / 1024).to_string());
-        // Where it says that a topic was made anew, and that a connection was lost: see `context.rs`.
-        let debug = ["broker", "metadata"].into_iter().chain(self.client.get("debug"));
-        client.set("debug", debug.collect::<Vec<_>>().join(","));
-        client.set_log_level(RDKafkaLogLevel::Debug);
+        // Where it says that a topic was made anew.
+        listen_to(&mut client, "metadata");
         client
     }
 
@@ -350,11 +348,18 @@ impl KafkaConfig {
         }
         let setup = millis(self.connect_limit.max(Duration::from_secs(1)));
         client.set("socket.connection.setup.timeout.ms", setup);
-        // Some of what happens to connections it says in its log only; by default it would say no more
-        // than what the program's own logger shows.
-        client.set_log_level(RDKafkaLogLevel::Info);
+        listen_to(&mut client, "broker");
         client
     }
+}
+
+/// Lets the client say in its log what it says nowhere else: see `context.rs`. By default it would say no
+/// more than what the program's own logger shows.
+fn listen_to(client: &mut ClientConfig, part: &str) {
+    let parts =
+        client.get("debug").map_or_else(|| part.to_owned(), |said| format!("{said},{part}"));
+    client.set("debug", parts);
+    client.set_log_level(RDKafkaLogLevel::Debug);
 }
 
 /// Settings that say who a client is in a way that ours are not.

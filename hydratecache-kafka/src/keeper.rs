@@ -9,17 +9,19 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::FutureExt;
 use futures::future::{BoxFuture, OptionFuture};
 use hydratecache::{Error, Fence, Result};
+use rdkafka::consumer::Consumer;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::blocking::{OffRuntime, blocking};
 use crate::config::KafkaConfig;
+use crate::context::CutOff;
 use crate::error::Attempt;
 use crate::opener::Opener;
 use crate::publisher::Publisher;
-use crate::reader::{AskingForFence, Command, Inbox, Watched};
-use crate::surveyor::{Ends, Surveyor};
+use crate::reader::{AskingForFence, Command, Consuming, Inbox, Watched};
+use crate::surveyor::{Ends, SIGN_OF_LIFE, Surveyor};
 use crate::topic_name::kafka_name;
 
 /// What the task works with.
@@ -27,6 +29,8 @@ pub(crate) struct Keeper {
     pub(crate) surveyor: Arc<OffRuntime<Surveyor>>,
     pub(crate) opener: Arc<Opener>,
     pub(crate) publisher: Arc<Publisher>,
+    pub(crate) consumer: Consuming,
+    pub(crate) cut_off: CutOff,
     pub(crate) inbox: Inbox,
     pub(crate) watched: Watched,
     pub(crate) requests: mpsc::UnboundedReceiver<AskingForFence>,
@@ -72,6 +76,9 @@ struct State {
     waiting: Vec<AskingForFence>,
     survey: Option<Survey>,
     lookup: Option<BoxFuture<'static, ()>>,
+    settling: Option<BoxFuture<'static, ()>>,
+    /// When clients are looked after.
+    check_at: Option<Instant>,
     ping_at: Instant,
     lookup_at: Instant,
 }
@@ -86,6 +93,8 @@ impl Keeper {
             waiting: Vec::new(),
             survey: None,
             lookup: None,
+            settling: None,
+            check_at: None,
             ping_at: now + rhythm.ping_interval,
             lookup_at: now + rhythm.lookup_interval,
         };
@@ -104,9 +113,10 @@ impl Keeper {
             }
             let next = state.next_survey_at();
             let (is_surveying, is_looking_up) = (state.survey.is_some(), state.lookup.is_some());
-            let lookup_at = state.lookup_at;
+            let (lookup_at, check_at) = (state.lookup_at, state.check_at);
             let surveyed = OptionFuture::from(state.survey.as_mut().map(|it| &mut it.ends));
             let looked_up = OptionFuture::from(state.lookup.as_mut());
+            let settled = OptionFuture::from(state.settling.as_mut());
             tokio::select! {
                 biased;
                 trouble = self.troubles.recv() => match trouble {
@@ -121,6 +131,13 @@ impl Keeper {
                 Some(()) = looked_up => {
                     state.lookup = None;
                     state.lookup_at = Instant::now() + state.rhythm.lookup_interval;
+                }
+                Some(()) = settled => state.settling = None,
+                () = self.cut_off.noted() => {
+                    state.check_at.get_or_insert_with(|| Instant::now() + CHECK_INTERVAL);
+                }
+                () = sleep_until(check_at.unwrap_or(lookup_at)), if check_at.is_some() => {
+                    self.check(state);
                 }
                 () = sleep_until(lookup_at), if !is_looking_up => {
                     state.lookup = Some(self.look_up(state.rhythm.ping_limit));
@@ -150,6 +167,9 @@ impl Keeper {
                     state.link = Link::Up;
                     self.inbox.tell(Command::Up);
                 }
+                if state.settling.is_none() && self.cut_off.take() {
+                    state.settling = Some(self.settle());
+                }
                 let Survey { fence, waiting: asking, .. } = survey;
                 self.inbox.tell(Command::Fence { fence, ends, asking });
             }
@@ -170,6 +190,7 @@ impl Keeper {
         self.inbox.tell(Command::Down(why.clone()));
         match &mut state.link {
             Link::Up => {
+                state.check_at.get_or_insert_with(|| Instant::now() + CHECK_INTERVAL);
                 tracing::warn!(messaging.system = "kafka", %why, "link lost");
                 state.link = Link::Down(backoff(), Instant::now());
             }
@@ -178,6 +199,49 @@ impl Keeper {
                 *retry_at = Instant::now() + pause;
             }
         }
+    }
+
+    /// Replaces clients that are stranded: see [`Context::is_stranded`](crate::context::Context::is_stranded).
+    fn check(&self, state: &mut State) {
+        self.opener.renew();
+        self.inbox.tell(Command::Renew);
+        if self.surveyor.renew()
+            && let Some(survey) = state.survey.take()
+        {
+            // It waits for an answer that does not come.
+            state.waiting.extend(survey.waiting);
+            if let Link::Down(_, retry_at) = &mut state.link {
+                *retry_at = Instant::now();
+            }
+        }
+        let is_up = matches!(state.link, Link::Up);
+        state.check_at = (!is_up).then(|| Instant::now() + CHECK_INTERVAL);
+    }
+
+    /// Lets every client ask which brokers there are: see [`CutOff`].
+    fn settle(&self) -> BoxFuture<'static, ()> {
+        let (surveyor, consumer) = (self.surveyor.clone(), self.consumer.clone());
+        let (producer, published) = (self.opener.producer().get(), self.publisher.any_topic());
+        let ask = move || {
+            surveyor.sign_of_life(Attempt::Fence, SETTLING_LIMIT)?;
+            if let Some(consumer) = consumer.get() {
+                surveyor.let_ask(consumer.client(), SIGN_OF_LIFE, SETTLING_LIMIT)?;
+            }
+            // This client's questions may make a topic, so it asks for one that it publishes to.
+            if let (Ok(producer), Some(topic)) = (producer, published) {
+                surveyor.let_ask(producer.client(), &kafka_name(&topic), SETTLING_LIMIT)?;
+            }
+            Ok(())
+        };
+        let cut_off = self.cut_off.clone();
+        let settle = async move {
+            sleep(SETTLING_PAUSE).await;
+            if let Err(error) = blocking(ask).await {
+                cut_off.note();
+                tracing::debug!(messaging.system = "kafka", %error, "not told which brokers there are");
+            }
+        };
+        settle.boxed()
     }
 
     /// Looks for new partitions of what is read and of what is published to.
@@ -242,6 +306,15 @@ fn backoff() -> ExponentialBackoff {
         .without_max_times()
         .build()
 }
+
+/// How often clients are looked after while something is wrong.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Brokers that have just come back may name none for a moment, and a client would forget them all.
+const SETTLING_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long each client may wait for the answer. It asks again after the next survey.
+const SETTLING_LIMIT: Duration = Duration::from_secs(1);
 
 /// Jitter adds up to as much again.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);

@@ -10,7 +10,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::metadata::MetadataTopic;
 use tokio::runtime::Handle;
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
 use tokio::time::{Instant, sleep};
 
 use crate::blocking::{Closable, blocking};
@@ -37,6 +37,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Asks through the publishing client: it must know the partitions that publishes name.
 pub(crate) struct Opener {
     producer: Closable<Producer>,
+    /// For one that takes its place.
+    publishing: ClientConfig,
+    replaced: Notify,
     /// For clients that make topics.
     client: ClientConfig,
     missing_topics: MissingTopics,
@@ -49,6 +52,8 @@ impl Opener {
     pub(crate) fn new(config: &KafkaConfig, producer: Producer) -> Self {
         Self {
             producer: Closable::new(producer),
+            publishing: config.producer(),
+            replaced: Notify::new(),
             client: config.surveyor(),
             missing_topics: config.missing_topics,
             brokers_make: OnceCell::new(),
@@ -58,6 +63,25 @@ impl Opener {
 
     pub(crate) fn producer(&self) -> &Closable<Producer> {
         &self.producer
+    }
+
+    /// Replaces the publishing client, if it is [stranded](Context::is_stranded). What waits in it is of
+    /// unknown outcome.
+    pub(crate) fn renew(&self) {
+        let Ok(stranded) = self.producer.get() else { return };
+        let context = &stranded.client().context().0;
+        if !context.is_stranded() {
+            return;
+        }
+        match Producer::new(&self.publishing, context.successor()) {
+            Ok(producer) => {
+                if let Some(stranded) = self.producer.replace(producer) {
+                    stranded.abandon();
+                }
+                self.replaced.notify_waiters();
+            }
+            Err(error) => tracing::warn!(messaging.system = "kafka", %error, "not replaced"),
+        }
     }
 
     /// How many partitions the Kafka topic `name` has; makes it, if it is missing and that is
@@ -134,6 +158,7 @@ impl Opener {
 
     /// One question: the inner error is what the broker says of the topic.
     async fn ask(&self, name: &str, deadline: Instant) -> Result<Result<usize, Code>> {
+        let replaced = self.replaced.notified();
         let (producer, name, place) = (self.producer.get()?, name.to_owned(), self.place(name));
         let left = deadline.saturating_duration_since(Instant::now());
         let limit = left.clamp(Duration::from_millis(1), QUESTION_LIMIT);
@@ -155,7 +180,12 @@ impl Opener {
                 None => Ok(topic.partitions().len()),
             })
         };
-        blocking(question).await
+        tokio::select! {
+            biased;
+            answer = blocking(question) => answer,
+            // Its client has no broker to ask.
+            () = replaced => Ok(Err(Code::BrokerTransportFailure)),
+        }
     }
 
     async fn make(&self, name: &str, topic: NewTopic, deadline: Instant) -> Result<()> {

@@ -99,6 +99,11 @@ impl Publisher {
         self.lanes().keys().cloned().collect()
     }
 
+    /// One of them.
+    pub(crate) fn any_topic(&self) -> Option<Topic> {
+        self.lanes().keys().next().cloned()
+    }
+
     async fn publish_now(self: &Arc<Self>, topic: &Topic, batch: Vec<Message>) -> Result<()> {
         let deadline = Instant::now() + self.limit;
         let lane = self.lane(topic);

@@ -21,16 +21,17 @@ use std::time::{Duration, Instant};
 
 use hydratecache::fanout::Fanout;
 use hydratecache::{Error, ErrorKind, Fence, Gap, Result, Topic};
+use rdkafka::ClientConfig;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::{mpsc as tokio_mpsc, oneshot};
 
 use crate::blocking::blocking;
 use crate::config::{KafkaConfig, Start};
-use crate::context::Context;
+use crate::context::{Context, CutOff};
 use crate::error::{Attempt, from_code, from_kafka, is_missing};
 use crate::record::{Arrived, decode};
 use crate::topic_name::kafka_name;
@@ -52,6 +53,7 @@ const LONGEST_HOLD: Duration = Duration::from_secs(2);
 
 /// What the thread needs, and whom it tells.
 pub(crate) struct Settings {
+    client: ClientConfig,
     address: Arc<str>,
     queue_bytes: usize,
     max_payload_bytes: usize,
@@ -60,12 +62,30 @@ pub(crate) struct Settings {
 
 /// The thread, which ends with this.
 pub(crate) struct Reader {
-    /// Held by the thread.
-    consumer: Weak<BaseConsumer<Context>>,
+    consumer: Consuming,
     inbox: Inbox,
     watched: Watched,
     thread: Mutex<Option<JoinHandle<()>>>,
     ended: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+/// The client, which the thread holds, and may replace.
+#[derive(Clone)]
+pub(crate) struct Consuming(Arc<Mutex<Weak<BaseConsumer<Context>>>>);
+
+impl Consuming {
+    fn of(consumer: &Arc<BaseConsumer<Context>>) -> Self {
+        Self(Arc::new(Mutex::new(Arc::downgrade(consumer))))
+    }
+
+    /// The client, while its thread runs. To be dropped where that may block.
+    pub(crate) fn get(&self) -> Option<Arc<BaseConsumer<Context>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+    }
+
+    fn replace(&self, consumer: &Arc<BaseConsumer<Context>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(consumer);
+    }
 }
 
 /// An error of a connection to the brokers.
@@ -73,27 +93,29 @@ pub(crate) type Troubles = tokio_mpsc::UnboundedSender<Error>;
 
 impl Reader {
     /// Starts the thread.
-    pub(crate) fn start(config: &KafkaConfig, troubles: Troubles) -> Result<Self> {
+    pub(crate) fn start(
+        config: &KafkaConfig,
+        cut_off: &CutOff,
+        troubles: Troubles,
+    ) -> Result<Self> {
         let failed = |error: KafkaError| from_kafka(Attempt::Connect, &config.address, &error);
-        let context = Context::new(config.shows_debug());
-        let mut consumer: BaseConsumer<Context> =
-            BaseConsumer::from_config_and_context(&config.reader(), context).map_err(failed)?;
+        let context = Context::new(config.shows_debug(), cut_off);
         let (inbox, inputs) = Inbox::new();
-        let events = inbox.clone();
-        // The inbox is gone only when the thread is, and the consumer with it.
-        consumer.set_nonempty_callback(move || events.events());
+        let client = config.reader();
+        let consumer = Arc::new(consumer(&client, context, &inbox).map_err(failed)?);
         let (ends, ended) = oneshot::channel();
         let watched = Watched::default();
-        let consumer = Arc::new(consumer);
-        let shared = Arc::downgrade(&consumer);
+        let shared = Consuming::of(&consumer);
         let reading = Reading {
             settings: Settings {
+                client,
                 address: config.address.clone(),
                 queue_bytes: config.queue_bytes,
                 max_payload_bytes: config.max_payload_bytes,
                 start: config.start,
             },
             consumer,
+            shared: shared.clone(),
             inbox: inbox.clone(),
             watched: watched.clone(),
             troubles,
@@ -121,6 +143,10 @@ impl Reader {
         })
     }
 
+    pub(crate) fn consumer(&self) -> Consuming {
+        self.consumer.clone()
+    }
+
     pub(crate) fn inbox(&self) -> Inbox {
         self.inbox.clone()
     }
@@ -134,7 +160,7 @@ impl Reader {
     pub(crate) async fn learn(&self, name: &str, limit: Duration) -> Result<()> {
         let (consumer, name) = (self.consumer.clone(), name.to_owned());
         let learn = move || {
-            if let Some(consumer) = consumer.upgrade()
+            if let Some(consumer) = consumer.get()
                 && let Err(error) = consumer.fetch_metadata(Some(&name), limit)
             {
                 // What is wrong, the subscription finds as well.
@@ -170,6 +196,7 @@ impl Drop for Reader {
 struct Reading {
     settings: Settings,
     consumer: Arc<BaseConsumer<Context>>,
+    shared: Consuming,
     inbox: Inbox,
     watched: Watched,
     troubles: Troubles,
@@ -225,6 +252,7 @@ impl Reading {
             Command::Found(topic, partitions) => self.found(&topic, partitions),
             Command::Down(why) => self.down(&why),
             Command::Up => self.up(),
+            Command::Renew => self.renew(),
             Command::Close => {}
         }
     }
@@ -344,6 +372,7 @@ impl Reading {
         let partitions = 0..route.progress.partitions();
         self.unassign(topic, partitions);
         if let Some(mut route) = self.routes.remove(topic) {
+            self.consumer.context().forget_topic(&route.name);
             let abandoned: Vec<Fence> = route.progress.abandon_fences().collect();
             self.fences.passed(abandoned);
         }
@@ -412,6 +441,46 @@ impl Reading {
         let starts: Vec<_> =
             (0..partitions.min(before)).map(|partition| (partition, None)).collect();
         self.assign(topic, &starts, false);
+    }
+
+    /// Replaces the client, if it is [stranded](Context::is_stranded), and goes on where it was.
+    fn renew(&mut self) {
+        self.listen();
+        let context = self.consumer.context();
+        if !context.is_stranded() {
+            return;
+        }
+        let successor = consumer(&self.settings.client, context.successor(), &self.inbox);
+        let consumer = match successor {
+            Ok(consumer) => Arc::new(consumer),
+            Err(error) => {
+                return tracing::warn!(messaging.system = "kafka", %error, "not replaced");
+            }
+        };
+        tracing::info!(messaging.system = "kafka", "the brokers named none; reading starts over");
+        let topics: Vec<Topic> = self.routes.keys().cloned().collect();
+        for topic in &topics {
+            let Some(route) = self.routes.get_mut(topic) else { continue };
+            // Queues before their consumer.
+            for partition in 0..route.progress.partitions() {
+                route.stop(partition);
+            }
+        }
+        self.slots.clear();
+        self.held.clear();
+        self.shared.replace(&consumer);
+        self.consumer = consumer;
+        for topic in &topics {
+            let Some(route) = self.routes.get(topic) else { continue };
+            let (progress, probes) = (&route.progress, !route.is_proven);
+            let next = |partition| (partition, progress.next(partition));
+            let starts: Vec<_> = (0..progress.partitions()).map(next).collect();
+            let ends: Vec<i64> = progress.known_ends().collect();
+            self.assign(topic, &starts, probes);
+            if let Some(route) = self.routes.get_mut(topic) {
+                route.progress.know_ends(&ends);
+            }
+        }
     }
 
     /// A partition does not have what comes next.
@@ -557,6 +626,20 @@ impl Reading {
             }
         }
     }
+}
+
+/// A client that says in the inbox when it has something to say.
+fn consumer(
+    settings: &ClientConfig,
+    context: Context,
+    inbox: &Inbox,
+) -> KafkaResult<BaseConsumer<Context>> {
+    let mut consumer: BaseConsumer<Context> =
+        BaseConsumer::from_config_and_context(settings, context)?;
+    let events = inbox.clone();
+    // The inbox is gone only when the thread is, and the consumer with it.
+    consumer.set_nonempty_callback(move || events.events());
+    Ok(consumer)
 }
 
 /// Numbers for queues, so that what an old queue announced is not taken for the new one's.

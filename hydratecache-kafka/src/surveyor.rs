@@ -1,10 +1,12 @@
 //! Asks the brokers where the partitions of topics end now.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hydratecache::{Error, Result, Topic};
+use rdkafka::ClientConfig;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -12,8 +14,9 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use crate::blocking::OffRuntime;
 use crate::config::KafkaConfig;
-use crate::context::Context;
+use crate::context::{Context, CutOff};
 use crate::error::{Attempt, from_code, from_kafka, is_missing};
 
 /// A topic that no topic of ours is called like: it has an empty token.
@@ -25,7 +28,8 @@ const ONE_BY_ONE: usize = 20;
 
 /// A client of its own: it is not held up by fetches that wait.
 pub(crate) struct Surveyor {
-    client: BaseConsumer<Context>,
+    client: Mutex<Arc<OffRuntime<BaseConsumer<Context>>>>,
+    settings: ClientConfig,
     address: String,
 }
 
@@ -46,15 +50,40 @@ pub(crate) struct Ends {
 }
 
 impl Surveyor {
-    pub(crate) fn new(config: &KafkaConfig) -> KafkaResult<Self> {
-        let context = Context::new(config.shows_debug());
-        let client = BaseConsumer::from_config_and_context(&config.surveyor(), context)?;
-        Ok(Self { client, address: config.address.to_string() })
+    pub(crate) fn new(config: &KafkaConfig, cut_off: &CutOff) -> KafkaResult<Self> {
+        let context = Context::new(config.shows_debug(), cut_off);
+        let settings = config.surveyor();
+        let client = BaseConsumer::from_config_and_context(&settings, context)?;
+        let client = Mutex::new(Arc::new(OffRuntime::new(client)));
+        Ok(Self { client, settings, address: config.address.to_string() })
+    }
+
+    /// Replaces the client, if it is [stranded](Context::is_stranded). Whether it was.
+    pub(crate) fn renew(&self) -> bool {
+        let client = self.client();
+        serve(&client);
+        if !client.context().is_stranded() {
+            return false;
+        }
+        let context = client.context().successor();
+        match BaseConsumer::from_config_and_context(&self.settings, context) {
+            Ok(client) => *self.lock() = Arc::new(OffRuntime::new(client)),
+            Err(error) => tracing::warn!(messaging.system = "kafka", %error, "not replaced"),
+        }
+        true
+    }
+
+    fn client(&self) -> Arc<OffRuntime<BaseConsumer<Context>>> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<OffRuntime<BaseConsumer<Context>>>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One round trip. Blocks for `limit` at most.
     pub(crate) fn sign_of_life(&self, attempt: Attempt, limit: Duration) -> Result<()> {
-        let answer = self.client.fetch_metadata(Some(SIGN_OF_LIFE), limit);
+        let answer = self.client().fetch_metadata(Some(SIGN_OF_LIFE), limit);
         let heard = self.listen();
         match answer {
             Ok(_) => Ok(()),
@@ -68,6 +97,17 @@ impl Surveyor {
                 (None, _) => from_kafka(attempt, &self.address, &error),
             }),
         }
+    }
+
+    /// Lets another client ask which brokers there are, and for `topic`. Blocks for `limit` at most.
+    pub(crate) fn let_ask<C: ClientContext>(
+        &self,
+        client: &Client<C>,
+        topic: &str,
+        limit: Duration,
+    ) -> Result<()> {
+        let answer = client.fetch_metadata(Some(topic), limit);
+        answer.map(drop).map_err(|error| from_kafka(Attempt::Read, &self.address, &error))
     }
 
     /// Where these topics end now. Every record that was acknowledged before lies before that. Blocks
@@ -109,7 +149,7 @@ impl Surveyor {
         names: &[String],
         limit: Duration,
     ) -> Result<Vec<(String, usize)>> {
-        let found = partitions(self.client.client(), names, limit);
+        let found = partitions(self.client().client(), names, limit);
         let _ = self.listen();
         found.map_err(|error| from_kafka(Attempt::Fence, &self.address, &error))
     }
@@ -124,7 +164,7 @@ impl Surveyor {
                 asked.add_partition(&topic.name, partition).set_offset(Offset::End)?;
             }
         }
-        let answered = self.client.offsets_for_times(asked, limit)?;
+        let answered = self.client().offsets_for_times(asked, limit)?;
         let mut ends: HashMap<String, Vec<i64>> = HashMap::with_capacity(topics.len());
         for element in answered.elements() {
             element.error()?;
@@ -147,7 +187,7 @@ impl Surveyor {
     ) -> KafkaResult<Vec<Ends>> {
         let left = || deadline.saturating_duration_since(Instant::now()).max(A_LITTLE);
         let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
-        let found = partitions(self.client.client(), &names, left())?;
+        let found = partitions(self.client().client(), &names, left())?;
         let found: HashMap<String, usize> = found.into_iter().collect();
         let (there, gone): (Vec<_>, Vec<_>) =
             topics.iter().cloned().partition(|topic| found.contains_key(&topic.name));
@@ -167,12 +207,19 @@ impl Surveyor {
     /// Takes what the client has to say, which would gather otherwise; returns the latest error of a
     /// connection.
     fn listen(&self) -> Option<Code> {
-        let context = self.client.context();
-        loop {
-            let events = context.events();
-            if self.client.poll(Duration::ZERO).is_none() && context.events() == events {
-                return context.take().link;
-            }
+        let client = self.client();
+        serve(&client);
+        client.context().take().link
+    }
+}
+
+/// Lets the client say what it has to say.
+fn serve(client: &BaseConsumer<Context>) {
+    let context = client.context();
+    loop {
+        let events = context.events();
+        if client.poll(Duration::ZERO).is_none() && context.events() == events {
+            return;
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::blocking::{Closable, blocking};
 use crate::config::KafkaConfig;
-use crate::context::Context;
+use crate::context::{Context, CutOff};
 use crate::error::Attempt;
 use crate::keeper::{Keeper, Rhythm};
 use crate::opener::Opener;
@@ -66,21 +66,24 @@ impl KafkaTransport {
     }
 
     pub(crate) async fn open(config: KafkaConfig) -> Result<Self> {
-        let surveyor = Closable::new(Surveyor::new(&config).map_err(unusable)?);
+        let cut_off = CutOff::default();
+        let surveyor = Closable::new(Surveyor::new(&config, &cut_off).map_err(unusable)?);
         let (asked, limit) = (surveyor.get()?, config.connect_limit);
         blocking(move || asked.sign_of_life(Attempt::Connect, limit)).await?;
-        let context = Context::new(config.shows_debug());
+        let context = Context::new(config.shows_debug(), &cut_off);
         let producer = Producer::new(&config.producer(), context).map_err(unusable)?;
         let opener = Arc::new(Opener::new(&config, producer));
         let publisher = Arc::new(Publisher::new(&config, opener.clone()));
         let (troubles, heard) = mpsc::unbounded_channel();
-        let reader = Reader::start(&config, troubles)?;
+        let reader = Reader::start(&config, &cut_off, troubles)?;
         let (requests, receiver) = mpsc::unbounded_channel();
         let closing = CancellationToken::new();
         let keeper = Keeper {
             surveyor: surveyor.get()?,
             opener: opener.clone(),
             publisher: publisher.clone(),
+            consumer: reader.consumer(),
+            cut_off,
             inbox: reader.inbox(),
             watched: reader.watched().clone(),
             requests: receiver,

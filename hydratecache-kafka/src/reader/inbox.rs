@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Found(Topic, usize),
     Down(Error),
     Up,
+    /// The client may be stranded.
+    Renew,
     Close,
 }
 

@@ -71,6 +71,11 @@ impl Progress {
         }
     }
 
+    /// Where the partitions ended when that was told last.
+    pub(super) fn known_ends(&self) -> impl Iterator<Item = i64> {
+        self.partitions.iter().map(|position| position.known_end)
+    }
+
     /// How many partitions are read.
     pub(super) fn partitions(&self) -> usize {
         self.partitions.len()
