@@ -69,7 +69,7 @@ impl<E, D> FnCodec<E, D> {
         E: Fn(&T) -> Result<Bytes, CodecError>,
         D: Fn(&Bytes) -> Result<T, CodecError>,
     {
-        Self { encode, decode, content_type: ContentType::new("application/octet-stream").ok() }
+        Self { encode, decode, content_type: Some(ContentType::OCTET_STREAM) }
     }
 
     /// The same codec with another media type (default `application/octet-stream`).

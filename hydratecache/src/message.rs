@@ -3,6 +3,7 @@
 use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -489,24 +490,35 @@ impl fmt::Debug for Message {
 }
 
 /// The media type of a payload, such as `application/cbor`: 1 to 64 bytes of visible ASCII.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ContentType(std::borrow::Cow<'static, str>);
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ContentType(MediaType);
+
+/// Nearly every message has one of the first three, which cost no allocation, and each has only
+/// this one form.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum MediaType {
+    Cbor,
+    Json,
+    OctetStream,
+    Other(Arc<str>),
+}
 
 impl ContentType {
     /// The longest, in bytes.
     pub const MAX_BYTES: usize = 64;
     /// CBOR, RFC 8949.
-    pub const CBOR: Self = Self(std::borrow::Cow::Borrowed("application/cbor"));
+    pub const CBOR: Self = Self(MediaType::Cbor);
     /// JSON, RFC 8259.
-    pub const JSON: Self = Self(std::borrow::Cow::Borrowed("application/json"));
+    pub const JSON: Self = Self(MediaType::Json);
+    /// Bytes of any form, RFC 2046.
+    pub const OCTET_STREAM: Self = Self(MediaType::OctetStream);
 
     /// Checks `name`.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] if it is empty, too long or not visible ASCII.
     pub fn new(name: &str) -> Result<Self> {
-        // The two that nearly every message has cost no allocation.
-        for known in [Self::CBOR, Self::JSON] {
+        for known in [Self::CBOR, Self::JSON, Self::OCTET_STREAM] {
             if known.as_str() == name {
                 return Ok(known);
             }
@@ -514,7 +526,7 @@ impl ContentType {
         let legal = (1..=Self::MAX_BYTES).contains(&name.len())
             && name.bytes().all(|byte| byte.is_ascii_graphic());
         if legal {
-            return Ok(Self(name.to_owned().into()));
+            return Ok(Self(MediaType::Other(name.into())));
         }
         Err(Error::new(
             ErrorKind::InvalidInput,
@@ -525,6 +537,17 @@ impl ContentType {
     /// The media type as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        match &self.0 {
+            MediaType::Cbor => "application/cbor",
+            MediaType::Json => "application/json",
+            MediaType::OctetStream => "application/octet-stream",
+            MediaType::Other(name) => name,
+        }
+    }
+}
+
+impl fmt::Debug for ContentType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ContentType({:?})", self.as_str())
     }
 }

@@ -1,5 +1,6 @@
 //! How long a value may live, counted from when its source data was born.
 
+use std::num::NonZeroU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::{Error, ErrorKind, Result};
@@ -21,7 +22,7 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ttl {
     start_micros: u64,
-    duration_micros: u64,
+    duration_micros: NonZeroU64,
 }
 
 impl Ttl {
@@ -53,10 +54,10 @@ impl Ttl {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn from_micros(start_micros: u64, duration_micros: u64) -> Result<Self> {
-        if duration_micros == 0 {
+        let Some(duration_micros) = NonZeroU64::new(duration_micros) else {
             return Err(invalid("is zero; to drop a value, remove its key"));
-        }
-        match start_micros.checked_add(duration_micros) {
+        };
+        match start_micros.checked_add(duration_micros.get()) {
             Some(end) if i64::try_from(end).is_ok() => Ok(Self { start_micros, duration_micros }),
             _ => Err(invalid("ends after the end of time; leave it out for a value without one")),
         }
@@ -65,7 +66,7 @@ impl Ttl {
     /// The wire's form: when it starts in microseconds since 1970, and its duration in microseconds.
     #[must_use]
     pub const fn to_micros(self) -> (u64, u64) {
-        (self.start_micros, self.duration_micros)
+        (self.start_micros, self.duration_micros.get())
     }
 
     /// When the source data was born, by the publisher's clock.
@@ -77,7 +78,7 @@ impl Ttl {
     /// How long the value may live from its start.
     #[must_use]
     pub fn duration(&self) -> Duration {
-        Duration::from_micros(self.duration_micros)
+        Duration::from_micros(self.duration_micros.get())
     }
 
     /// What is left at a receiver whose clock says `now`: `min(duration, start + duration - now)`.
@@ -89,7 +90,7 @@ impl Ttl {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_micros();
         let now = u64::try_from(now).unwrap_or(u64::MAX);
         let age = now.saturating_sub(self.start_micros);
-        match self.duration_micros.checked_sub(age) {
+        match self.duration_micros.get().checked_sub(age) {
             None | Some(0) => Remaining::Expired,
             Some(left) => Remaining::Alive {
                 left: Duration::from_micros(left),
