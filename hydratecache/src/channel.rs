@@ -342,7 +342,7 @@ impl<T: 'static> Inner<T> {
             let message = self
                 .encode(draft.key, draft.value.borrow())
                 .map(|message| Message { ttl: draft.ttl, version: draft.version, ..message })
-                .and_then(|message| self.check(message));
+                .and_then(|message| self.check(&message).map(|()| message));
             match message {
                 Ok(message) => {
                     held_bytes += message.held_bytes();
@@ -355,10 +355,10 @@ impl<T: 'static> Inner<T> {
     }
 
     /// What must hold before a message may join a batch, whose other messages are not its fault.
-    fn check(&self, message: Message) -> Result<Message> {
-        self.transport.limits().check(std::slice::from_ref(&message))?;
+    fn check(&self, message: &Message) -> Result<()> {
+        self.transport.limits().check(std::slice::from_ref(message))?;
         match (self.domain, message.version) {
-            (VersionDomain::Clock, None) | (VersionDomain::Caller, Some(_)) => Ok(message),
+            (VersionDomain::Clock, None) | (VersionDomain::Caller, Some(_)) => Ok(()),
             (VersionDomain::Clock, Some(_)) => Err(write::version_error(
                 "this channel stamps versions by its clock; leave the version out, or build the \
                  channel with VersionDomain::Caller",

@@ -133,6 +133,8 @@ struct Order {
 #[derive(Default)]
 struct Gathering {
     open: Option<Open>,
+    /// How many messages the last batch had: room for as many is made at once for the next one.
+    last_messages: usize,
     /// Batches whose outcome somebody still waits for.
     under_way: Vec<WeakFlight>,
 }
@@ -144,22 +146,53 @@ impl Gathering {
     }
 }
 
-/// The batch that is open for more. A publish that is dropped takes its message out again.
-#[derive(Default)]
+/// The batch that is open for more.
 struct Open {
     batch: Arc<Batch>,
-    messages: Vec<Option<Message>>,
+    messages: Vec<Message>,
+    /// The places of those whose publish was dropped: they are not sent.
+    dropped: Vec<usize>,
     held_bytes: usize,
     /// Sends it when the scheduling round is over.
     dispatcher: Option<AbortOnDropHandle<()>>,
 }
 
+impl Open {
+    fn with_room(messages: usize) -> Self {
+        Self {
+            batch: Arc::new(Batch::with_room(messages)),
+            messages: Vec::with_capacity(messages),
+            dropped: Vec::new(),
+            held_bytes: 0,
+            dispatcher: None,
+        }
+    }
+
+    /// What is to be sent, and the places of what is not, ascending.
+    fn into_messages(self) -> (Vec<Message>, Vec<usize>) {
+        let Self { mut messages, mut dropped, .. } = self;
+        if !dropped.is_empty() {
+            dropped.sort_unstable();
+            let mut places = 0..;
+            messages.retain(|_| {
+                places.next().is_some_and(|place| dropped.binary_search(&place).is_err())
+            });
+        }
+        (messages, dropped)
+    }
+}
+
 /// A batch, as those in it see it.
-#[derive(Default)]
 struct Batch {
     waiters: Arc<Waiters>,
     /// Set once it is on its way.
     departed: OnceLock<Departed>,
+}
+
+impl Batch {
+    fn with_room(messages: usize) -> Self {
+        Self { waiters: Arc::new(Waiters::with_room(messages)), departed: OnceLock::new() }
+    }
 }
 
 struct Departed {
@@ -410,11 +443,14 @@ impl Inner {
             return Some(departed);
         }
         let is_ours = |open: &mut Open| Arc::ptr_eq(&open.batch, batch);
-        let open = lock(&self.gathering).open.take_if(is_ours)?;
-        let is_dropped = |(place, message): (_, &Option<_>)| message.is_none().then_some(place);
-        let dropped = open.messages.iter().enumerate().filter_map(is_dropped).collect();
-        let kept = open.messages.into_iter().flatten().collect();
-        let flight = self.launch(&mut order, kept, batch.waiters.clone());
+        let open = {
+            let mut gathering = lock(&self.gathering);
+            let open = gathering.open.take_if(is_ours)?;
+            gathering.last_messages = open.messages.len();
+            open
+        };
+        let (messages, dropped) = open.into_messages();
+        let flight = self.launch(&mut order, messages, batch.waiters.clone());
         Some(batch.departed.get_or_init(|| Departed { flight, dropped }))
     }
 
@@ -425,10 +461,11 @@ impl Inner {
             gathering.forget_finished();
             gathering.under_way.is_empty()
         };
-        let open = gathering.open.get_or_insert_with(Open::default);
+        let room = gathering.last_messages;
+        let open = gathering.open.get_or_insert_with(|| Open::with_room(room));
         let place = open.messages.len();
         open.held_bytes += message.held_bytes();
-        open.messages.push(Some(message));
+        open.messages.push(message);
         let is_full = place + 1 >= self.batch_messages || open.held_bytes >= MAX_BATCH_BYTES;
         let departs = alone || is_full;
         // Who sends it now is answered by its own poll, if it is answered at once.
@@ -465,8 +502,8 @@ impl Inner {
         if !Arc::ptr_eq(&open.batch, batch) {
             return;
         }
-        open.messages[place] = None;
-        if open.messages.iter().all(Option::is_none) {
+        open.dropped.push(place);
+        if open.dropped.len() == open.messages.len() {
             gathering.open = None;
         }
     }
@@ -546,14 +583,16 @@ impl Future for Publish {
     type Output = Result<Receipt>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Stage::New { .. } = self.0 {
-            self.begin(cx.waker());
-            if let Stage::Gathering { .. } = self.0 {
-                return Poll::Pending;
-            }
+        if let Stage::New { .. } = self.0
+            && !self.begin(cx.waker())
+        {
+            return Poll::Pending;
         }
-        if let Stage::Gathering { .. } = self.0 {
-            self.depart();
+        if let Stage::Gathering { .. } = self.0
+            && let Some(answer) = self.depart()
+        {
+            self.0 = Stage::Done;
+            return Poll::Ready(answer);
         }
         if let Stage::Refused(error) = &mut self.0 {
             return Poll::Ready(Err(error.take().expect("polled after it was ready")));
@@ -568,32 +607,35 @@ impl Future for Publish {
 }
 
 impl Publish {
-    fn begin(&mut self, waker: &Waker) {
+    /// Joins a batch. Whether that is to depart now.
+    fn begin(&mut self, waker: &Waker) -> bool {
         let Stage::New { lane, message } = mem::replace(&mut self.0, Stage::Done) else {
-            return;
+            return false;
         };
         let (origin, version) = (lane.origin, message.version);
         let Joined { batch, place: index, departs } = lane.join(message, waker);
         let place = Place { origin, index, version };
         self.0 = Stage::Gathering { lane, batch, place };
-        if departs {
-            self.depart();
-        }
+        departs
     }
 
-    fn depart(&mut self) {
-        let Stage::Gathering { lane, batch, mut place } = mem::replace(&mut self.0, Stage::Done)
-        else {
-            return;
+    /// Sends the batch, unless that is done. The answer, if it is there; else it is waited for.
+    fn depart(&mut self) -> Option<Result<Receipt>> {
+        let Stage::Gathering { lane, batch, place } = &self.0 else {
+            return None;
         };
-        let Some(departed) = lane.depart(&batch) else {
+        let Some(departed) = lane.depart(batch) else {
             let what = "the transport panicked while it took the batch; it may have been sent";
-            self.0 = Stage::Refused(Some(Error::new(ErrorKind::UnknownOutcome, what)));
-            return;
+            return Some(Err(Error::new(ErrorKind::UnknownOutcome, what)));
         };
+        let mut sent = *place;
+        sent.index -= departed.dropped.partition_point(|dropped| *dropped < place.index);
+        if let Some(answer) = departed.flight.answer() {
+            return Some(answer.map(|answer| sent.receipt(answer)));
+        }
         let flight = departed.flight.at(place.index);
-        place.index -= departed.dropped.partition_point(|dropped| *dropped < place.index);
-        self.0 = Stage::Waiting { flight, place };
+        self.0 = Stage::Waiting { flight, place: sent };
+        None
     }
 }
 

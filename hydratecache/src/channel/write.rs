@@ -67,7 +67,8 @@ impl<'a, T> Write<'a, T> {
     where
         T: 'static,
     {
-        let message = self.message.and_then(|message| self.channel.check(message))?;
+        let message = self.message?;
+        self.channel.check(&message)?;
         Ok((self.channel.topic.clone(), message))
     }
 
@@ -81,8 +82,12 @@ impl<T: 'static> IntoFuture for Write<'_, T> {
     type IntoFuture = Publish;
 
     fn into_future(self) -> Publish {
-        match self.message.and_then(|message| self.channel.check(message)) {
-            Ok(message) => self.channel.lane.publish(message),
+        let Self { channel, message } = self;
+        match message {
+            Ok(message) => match channel.check(&message) {
+                Ok(()) => channel.lane.publish(message),
+                Err(error) => Publish::refused(error),
+            },
             Err(error) => Publish::refused(error),
         }
     }

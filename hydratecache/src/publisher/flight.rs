@@ -69,6 +69,14 @@ impl Flight {
         WeakFlight(Arc::downgrade(&self.shared))
     }
 
+    /// The answer, if it is there. From then on nobody is woken, so whoever has it need not leave.
+    pub(super) fn answer(&self) -> Option<Answer> {
+        match &*lock(&self.shared.progress) {
+            Progress::Landed(answer) => Some(answer.clone()),
+            Progress::Flying(_) | Progress::Polled => None,
+        }
+    }
+
     pub(super) fn has_landed(&self) -> bool {
         !matches!(*lock(&self.shared.progress), Progress::Flying(_))
     }
@@ -78,18 +86,18 @@ impl Future for Flight {
     type Output = Answer;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
-        let shared = self.shared.clone();
+        let Self { shared, place } = &mut *self;
         let mut progress = lock(&shared.progress);
         if let Progress::Flying(_) = *progress
             // Before the batch is polled: it may be woken while it is.
-            && shared.waiters.wait(&mut self.place, cx.waker())
+            && shared.waiters.wait(place, cx.waker())
             && let Progress::Flying(batch) = mem::replace(&mut *progress, Progress::Polled)
         {
             *progress = shared.waiters.drive(batch);
             if let Progress::Landed(answer) = &*progress {
                 let answer = answer.clone();
                 drop(progress);
-                shared.waiters.leave(self.place);
+                shared.waiters.leave(*place);
                 shared.waiters.wake_all();
                 return Poll::Ready(answer);
             }
@@ -115,6 +123,10 @@ impl WeakFlight {
 }
 
 impl Waiters {
+    pub(super) fn with_room(places: usize) -> Self {
+        Self(Mutex::new(Waiting { wakers: Vec::with_capacity(places), is_woken: false }))
+    }
+
     /// Takes the next place among those who wait.
     pub(super) fn join(&self, waker: Option<Waker>) {
         lock(&self.0).wakers.push(waker);
@@ -153,7 +165,8 @@ impl Waiters {
     pub(super) fn wake_all(&self) {
         let mut waiting = lock(&self.0);
         waiting.is_woken = true;
-        let woken: Vec<Waker> = waiting.wakers.iter_mut().filter_map(Option::take).collect();
+        let mut woken = Vec::with_capacity(waiting.wakers.len());
+        woken.extend(waiting.wakers.iter_mut().filter_map(Option::take));
         drop(waiting);
         for waker in woken {
             waker.wake();
