@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Subject, Subscriber};
-use futures::FutureExt;
 use hydratecache::{Error, ErrorKind, Result};
 use tokio::time::{sleep, timeout};
 
@@ -102,6 +103,8 @@ async fn connect(origin: &Origin, config: &NatsConfig, name: &str) -> Result<Lif
         .ignore_discovered_servers()
         .subscription_capacity(QUEUE)
         .client_capacity(COMMANDS)
+        // Subjects come from topics and inboxes, which are checked once and not with each message.
+        .skip_subject_validation(true)
         .ping_interval(config.limits().ping_interval);
     match options.connect(servers).await {
         Ok(client) => Ok(Life::of(client, events, 0, origin)),
@@ -184,10 +187,11 @@ impl Life {
         &self,
         command: impl Future<Output = Result<T, E>>,
     ) -> Result<T> {
-        match command.now_or_never() {
-            Some(Ok(taken)) => Ok(taken),
-            Some(Err(error)) => Err(self.lost(&error.to_string())),
-            None => Err(self.lost("its queue of commands is full")),
+        // Pinned where it is: it is large, and there is one for each message.
+        match pin!(command).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(taken)) => Ok(taken),
+            Poll::Ready(Err(error)) => Err(self.lost(&error.to_string())),
+            Poll::Pending => Err(self.lost("its queue of commands is full")),
         }
     }
 
