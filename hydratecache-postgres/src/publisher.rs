@@ -35,9 +35,10 @@ impl Batch {
     /// The texts of `messages`, those in pieces that are too long for a notification.
     pub(crate) fn new(topic: &Topic, messages: &[Message]) -> Self {
         let mut batch = Self::empty(channel_name(topic), messages.len());
+        let mut texts = text::Writer::for_topic(topic);
         let mut unnumbered = HashSet::new();
         for message in messages {
-            let text = text::write(message, topic);
+            let text = texts.write(message);
             if message.position().is_none() && !unnumbered.insert(text.clone()) {
                 unnumbered = HashSet::from([text.clone()]);
                 batch.transactions.push(Vec::new());

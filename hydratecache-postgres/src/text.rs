@@ -33,7 +33,27 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// The text of `message`.
 pub(crate) fn write(message: &Message, topic: &Topic) -> String {
-    BASE64.encode(wire::encode(message, is_hashed(topic).then_some(topic)))
+    Writer::for_topic(topic).write(message)
+}
+
+/// Writes the texts of messages for one topic.
+pub(crate) struct Writer<'a> {
+    /// Where it is to be named.
+    topic: Option<&'a Topic>,
+    /// Every envelope is written here first.
+    envelope: Vec<u8>,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) fn for_topic(topic: &'a Topic) -> Self {
+        Self { topic: is_hashed(topic).then_some(topic), envelope: Vec::new() }
+    }
+
+    pub(crate) fn write(&mut self, message: &Message) -> String {
+        self.envelope.clear();
+        wire::encode_into(&mut self.envelope, message, self.topic);
+        BASE64.encode(&self.envelope)
+    }
 }
 
 /// The longest text of a message whose payload has `payload_bytes`.

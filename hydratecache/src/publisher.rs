@@ -133,8 +133,8 @@ struct Order {
 #[derive(Default)]
 struct Gathering {
     open: Option<Open>,
-    /// How many messages the last batch had: room for as many is made at once for the next one.
-    last_messages: usize,
+    /// For how many messages room is made at once in the next batch: as many as the latest ones had.
+    room: usize,
     /// Batches whose outcome somebody still waits for.
     under_way: Vec<WeakFlight>,
 }
@@ -446,7 +446,7 @@ impl Inner {
         let open = {
             let mut gathering = lock(&self.gathering);
             let open = gathering.open.take_if(is_ours)?;
-            gathering.last_messages = open.messages.len();
+            gathering.room = open.messages.len().max(gathering.room / 2);
             open
         };
         let (messages, dropped) = open.into_messages();
@@ -461,7 +461,7 @@ impl Inner {
             gathering.forget_finished();
             gathering.under_way.is_empty()
         };
-        let room = gathering.last_messages;
+        let room = gathering.room;
         let open = gathering.open.get_or_insert_with(|| Open::with_room(room));
         let place = open.messages.len();
         open.held_bytes += message.held_bytes();

@@ -68,23 +68,29 @@ pub struct Envelope {
 /// The envelope of `message`; with `topic`, where the transport's own name for it is a hash.
 #[must_use]
 pub fn encode(message: &Message, topic: Option<&Topic>) -> Bytes {
-    let mut encoder = Encoder::new(Buffer::with_capacity(room(message, topic)));
-    write(&mut encoder, message, topic).expect("writing to memory cannot fail");
-    encoder.into_writer().0.into()
+    let mut bytes = Vec::new();
+    encode_into(&mut bytes, message, topic);
+    bytes.into()
+}
+
+/// Writes the envelope of `message`, as [`encode`] makes it, behind what is in `bytes`.
+pub fn encode_into(bytes: &mut Vec<u8>, message: &Message, topic: Option<&Topic>) {
+    bytes.reserve(room(message, topic));
+    let written = write(&mut Encoder::new(Buffer(bytes)), message, topic);
+    written.expect("writing to memory cannot fail");
 }
 
 /// The envelopes of `batch`, as [`encode`] makes them, in one allocation that they share.
 #[must_use]
 pub fn encode_all(batch: &[Message]) -> Vec<Bytes> {
-    let capacity = batch.iter().map(|message| room(message, None)).sum();
-    let mut encoder = Encoder::new(Buffer::with_capacity(capacity));
+    let mut bytes = Vec::with_capacity(batch.iter().map(|message| room(message, None)).sum());
     let write_one = |message| {
-        let begin = encoder.writer().0.len();
-        write(&mut encoder, message, None).expect("writing to memory cannot fail");
-        begin..encoder.writer().0.len()
+        let begin = bytes.len();
+        encode_into(&mut bytes, message, None);
+        begin..bytes.len()
     };
     let places: Vec<_> = batch.iter().map(write_one).collect();
-    let envelopes = Bytes::from(encoder.into_writer().0);
+    let envelopes = Bytes::from(bytes);
     places.into_iter().map(|place| envelopes.slice(place)).collect()
 }
 
@@ -102,15 +108,9 @@ fn room(message: &Message, topic: Option<&Topic>) -> usize {
 }
 
 /// Where envelopes are written.
-struct Buffer(Vec<u8>);
+struct Buffer<'a>(&'a mut Vec<u8>);
 
-impl Buffer {
-    fn with_capacity(bytes: usize) -> Self {
-        Self(Vec::with_capacity(bytes))
-    }
-}
-
-impl minicbor::encode::Write for Buffer {
+impl minicbor::encode::Write for Buffer<'_> {
     type Error = Infallible;
 
     /// Inlined, because nearly all that is written are parts of numbers, of a size that the compiler
@@ -124,7 +124,7 @@ impl minicbor::encode::Write for Buffer {
 
 type Written = Result<(), minicbor::encode::Error<Infallible>>;
 
-fn write(e: &mut Encoder<Buffer>, message: &Message, topic: Option<&Topic>) -> Written {
+fn write(e: &mut Encoder<Buffer<'_>>, message: &Message, topic: Option<&Topic>) -> Written {
     e.map(pairs(message, topic))?;
     e.u64(field::VERSION)?.u64(VERSION)?;
     e.u64(field::KIND)?.u64(kind_number(message.kind))?;
@@ -161,7 +161,7 @@ fn write(e: &mut Encoder<Buffer>, message: &Message, topic: Option<&Topic>) -> W
     Ok(())
 }
 
-fn write_rare(e: &mut Encoder<Buffer>, message: &Message, topic: Option<&Topic>) -> Written {
+fn write_rare(e: &mut Encoder<Buffer<'_>>, message: &Message, topic: Option<&Topic>) -> Written {
     if let Some(content_type) = &message.content_type {
         e.u64(field::CONTENT_TYPE)?.str(content_type.as_str())?;
     }
