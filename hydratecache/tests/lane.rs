@@ -8,7 +8,7 @@ use futures::future::{BoxFuture, join_all};
 use futures::stream::{FuturesUnordered, StreamExt};
 use hydratecache::memory::{MemoryBroker, MemoryTransport};
 use hydratecache::{
-    Channel, Fence, Limits, Message, Publish, Result, Subscription, Topic, Transport,
+    Channel, Fence, Key, Limits, Message, Publish, Result, Signal, Subscription, Topic, Transport,
 };
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -106,6 +106,36 @@ async fn a_publish_depends_on_none_that_nobody_polls() {
     timeout(LIMIT, publish(&channel)).await.expect("answered").expect("published");
     assert_eq!(opens.await.expect("published").position.sequence.get(), 2);
     under_way.await.expect("published");
+}
+
+#[tokio::test]
+async fn a_publish_that_is_dropped_before_its_batch_departs_is_not_sent_and_no_receipt_is_wrong() {
+    let (channel, answers) = channel();
+    let heard = channel.transport().subscribe(channel.topic().clone()).await.expect("proven");
+    let mut under_way = publish(&channel);
+    assert!(is_pending(&mut under_way));
+    let mut gathering: Vec<_> = (0..6)
+        .map(|number| Some(channel.publish(format!("user:{number}"), &"Ada".to_owned())))
+        .collect();
+    assert!(gathering.iter_mut().flatten().all(is_pending), "in one batch");
+    for dropped in [4, 1] {
+        gathering[dropped] = None;
+    }
+    answers.add_permits(2);
+    under_way.await.expect("published");
+    let heard = heard.skip(1).map(|signal| match signal {
+        Signal::Message(message) => (message.key().map(Key::to_string), message.position()),
+        other => panic!("{other:?}"),
+    });
+    let heard: Vec<_> = timeout(LIMIT, heard.take(4).collect()).await.expect("all of them");
+    let mut answered = Vec::new();
+    for (number, publish) in gathering.into_iter().enumerate() {
+        if let Some(publish) = publish {
+            let receipt = publish.await.expect("published");
+            answered.push((Some(format!("user:{number}")), Some(receipt.position)));
+        }
+    }
+    assert_eq!(heard, answered);
 }
 
 #[test]
