@@ -6,7 +6,7 @@ SERVICES := scripts/services.sh
 DEMO_FEATURES := $(if $(filter memory,$(TRANSPORT)),--no-default-features,$(if $(filter kafka,$(TRANSPORT)),--features kafka,))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak reconnect sim sim-bugs pgbench audit fuzz services-up services-down services-status
+.PHONY: help demo test check bench soak reconnect sim sim-bugs pgbench study audit fuzz services-up services-down services-status
 
 help: ## Lists these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -50,6 +50,11 @@ pgbench: ## Runs pgbench against replicas whose connections are killed, and comp
 	scripts/tools.sh pgbench:postgresql-contrib
 	$(SERVICES) install postgres
 	cargo run --quiet --release -p hydratecache-postgres --example pgbench
+
+study: ## Compares three ways to keep a cache under pgbench, with a table and a plot in docs/benchmarks
+	scripts/tools.sh pgbench:postgresql-contrib
+	$(SERVICES) install postgres
+	cargo run --quiet --release -p hydratecache-postgres --example study -- docs/benchmarks
 
 audit: ## Known vulnerabilities of the dependencies (reads an advisory database from the net)
 	cargo deny --all-features check advisories
