@@ -98,7 +98,7 @@ fn page(load: &Load, runs: &[Run]) -> String {
     }
     text.push_str(
         "\nA scan reads the whole table once: hydration's price, which does not grow with the reads. A stale read that \
-         is not known to be suspect was made while the write was on its way; `get_within` and `wait_for` are for those \
+         is not known to be suspect was made while the write was on its way, or in the moment before the killed connection was noticed; `get_within` and `wait_for` are for those \
          whom that would hurt. All of it runs on one machine, with the server and pgbench.\n",
     );
     text
