@@ -38,6 +38,7 @@ mod rollcall;
 mod source;
 mod stats;
 mod verifier;
+mod warm;
 mod witness;
 
 use std::fmt;
@@ -55,6 +56,7 @@ pub use replica::{Pinned, Replica};
 pub use source::{Loaded, Snapshot, Source, SourceError};
 pub use stats::HydrationStats;
 pub use verifier::{Agreement, Divergence, DivergenceKind, Verifier};
+pub use warm::WarmStart;
 
 use crate::{Key, Version};
 use deadline::Deadline;
@@ -138,8 +140,7 @@ impl<T> Entry<T> {
 
     /// What was loaded, as long as nothing is known of its end.
     fn of_loaded(loaded: &Loaded<T>) -> Self {
-        let version = loaded.version().map(Version::caller);
-        Self::of_shared(loaded.value.clone()).with_version(version)
+        Self::of_shared(loaded.value.clone()).with_version(loaded.order())
     }
 
     /// The same value with a version.

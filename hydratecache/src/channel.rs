@@ -421,6 +421,11 @@ impl<T: 'static> Inner<T> {
         Ok(version)
     }
 
+    /// Whether values of this media type are of the kind that this channel's codec reads.
+    pub(crate) fn reads(&self, content_type: Option<&ContentType>) -> bool {
+        media_type(content_type) == media_type(self.codec.content_type().as_ref())
+    }
+
     /// The value of an accepted `Put`.
     pub(crate) fn decode(&self, message: &Message) -> Result<T, Rejection> {
         let own = self.codec.content_type();

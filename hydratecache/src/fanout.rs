@@ -232,7 +232,12 @@ fn track(tracker: &mut Tracker, arrival: Arrival, mut hear: impl FnMut(Signal)) 
     let (mut gap, mut is_late, mut is_duplicate) = (None, false, false);
     match position {
         None => {}
-        Some(position) if heartbeat => gap = tracker.heartbeat(position),
+        Some(position) if heartbeat => {
+            if !tracker.knows(position.origin) {
+                hear(Signal::Heard(position));
+            }
+            gap = tracker.heartbeat(position);
+        }
         Some(position) => match tracker.message(position) {
             Verdict::Next => {}
             Verdict::After(missing) => gap = Some(missing),

@@ -11,18 +11,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use minicbor::{Decoder, Encoder};
 
+use crate::message::ContentType;
 use crate::wire::{MAX_REQUEST_BYTES, is_request};
 use crate::{Key, Origin, Position};
 
 /// The longest name of a replica, in bytes: a host's name and something more.
 pub(crate) const MAX_NAME_BYTES: usize = 100;
 
-/// The types of requests. Numbers below 16 are those of replays, from 32 on what replicas say of
-/// themselves.
+/// The types of requests. Numbers below 16 are those of replays, from 16 on those of copies, from 32 on
+/// what replicas say of themselves.
 mod number {
     pub(super) const REPLAY: u64 = 1;
     pub(super) const GONE: u64 = 2;
     pub(super) const UNSENT: u64 = 3;
+    pub(super) const WANTED: u64 = 16;
+    pub(super) const OFFERED: u64 = 17;
+    pub(super) const TAKE: u64 = 18;
+    pub(super) const WAIT: u64 = 19;
+    pub(super) const WITHDRAWN: u64 = 20;
     pub(super) const WHO_HAS: u64 = 32;
     pub(super) const HAS: u64 = 33;
 }
@@ -56,6 +62,34 @@ pub enum Request {
         /// What orders it among the writes of its key, as a number of the channel's domain.
         version: Option<u64>,
     },
+    /// A replica is to be filled, and would have a copy of another one. The number is of this question
+    /// alone.
+    Wanted(Origin),
+    /// A replica offers its copy to all who heard a question.
+    Offered {
+        /// The question.
+        to: Origin,
+        /// The number of the copy, by which it is asked for.
+        copy: Origin,
+        /// The form of its chunks.
+        form: NonZeroU64,
+        /// The media type of its values; none: `application/cbor`.
+        content_type: Option<ContentType>,
+    },
+    /// Chunks of a copy that are to be sent, or sent again.
+    Take {
+        /// The copy.
+        copy: Origin,
+        /// The first of them, counted from 1.
+        first: NonZeroU64,
+        /// The last of them, not before the first.
+        last: NonZeroU64,
+    },
+    /// The replica with this number is about to have a copy, or is busy with others: whoever wants one
+    /// had better wait than read the source.
+    Wait(Origin),
+    /// The replica that sends this copy is not whole any more: it sends no more of it.
+    Withdrawn(Origin),
     /// Every replica is to say whether it has a write: as soon as it has, or when the limit is over.
     WhoHas {
         /// The write.
@@ -125,6 +159,16 @@ impl Request {
             Self::Unsent { position, key, version } => {
                 write_unsent(&mut encoder, *position, key.as_ref(), *version)
             }
+            Self::Wanted(id) => write_numbers(&mut encoder, number::WANTED, &[id.get()]),
+            Self::Offered { to, copy, form, content_type } => {
+                write_offered(&mut encoder, *to, *copy, *form, content_type.as_ref())
+            }
+            Self::Take { copy, first, last } => {
+                let numbers = [copy.get(), first.get(), last.get()];
+                write_numbers(&mut encoder, number::TAKE, &numbers)
+            }
+            Self::Wait(by) => write_numbers(&mut encoder, number::WAIT, &[by.get()]),
+            Self::Withdrawn(copy) => write_numbers(&mut encoder, number::WITHDRAWN, &[copy.get()]),
             Self::WhoHas { position, question, wanted, limit } => {
                 write_who_has(&mut encoder, *position, *question, *wanted, *limit)
             }
@@ -156,6 +200,19 @@ impl Request {
                 let position = Position { origin: fields.origin?, sequence: fields.numbers[0]? };
                 Some(Self::Unsent { position, key: fields.key, version: fields.version })
             }
+            number::WANTED => fields.origin.map(Self::Wanted),
+            number::WAIT => fields.origin.map(Self::Wait),
+            number::WITHDRAWN => fields.origin.map(Self::Withdrawn),
+            number::OFFERED => {
+                let copy = Origin::from_u64(fields.numbers[0]?.get())?;
+                let (to, form) = (fields.origin?, fields.numbers[1]?);
+                Some(Self::Offered { to, copy, form, content_type: fields.content_type })
+            }
+            number::TAKE => positions().map(|Positions { origin, first, last }| Self::Take {
+                copy: origin,
+                first,
+                last,
+            }),
             number::WHO_HAS => Some(Self::WhoHas {
                 position: Position { origin: fields.origin?, sequence: fields.numbers[0]? },
                 question: fields.question?,
@@ -230,6 +287,30 @@ fn write_has(
     Ok(())
 }
 
+/// Fields from 1 upwards that are numbers.
+fn write_numbers(e: &mut Encoder<Vec<u8>>, number: u64, numbers: &[u64]) -> Written {
+    e.map(1 + numbers.len() as u64)?.u8(0)?.u64(number)?;
+    for (field, number) in (1_u64..).zip(numbers) {
+        e.u64(field)?.u64(*number)?;
+    }
+    Ok(())
+}
+
+fn write_offered(
+    e: &mut Encoder<Vec<u8>>,
+    to: Origin,
+    copy: Origin,
+    form: NonZeroU64,
+    content_type: Option<&ContentType>,
+) -> Written {
+    e.map(4 + u64::from(content_type.is_some()))?.u8(0)?.u64(number::OFFERED)?;
+    e.u8(1)?.u64(to.get())?.u8(2)?.u64(copy.get())?.u8(3)?.u64(form.get())?;
+    if let Some(content_type) = content_type {
+        e.u8(10)?.str(content_type.as_str())?;
+    }
+    Ok(())
+}
+
 /// The fields of the types that are known here.
 #[derive(Default)]
 struct Fields {
@@ -244,6 +325,7 @@ struct Fields {
     limit: Option<u64>,
     is_applied: Option<bool>,
     name: Option<Arc<str>>,
+    content_type: Option<ContentType>,
 }
 
 impl Fields {
@@ -268,6 +350,9 @@ impl Fields {
                     let name = d.str().ok()?;
                     fields.name = Some((name.len() <= MAX_NAME_BYTES).then_some(name)?.into());
                 }
+                10 => {
+                    fields.content_type = Some(ContentType::new(d.str().ok()?).ok()?);
+                }
                 _ => d.skip().ok()?,
             }
         }
@@ -287,29 +372,40 @@ mod tests {
     fn request() -> impl Strategy<Value = Request> {
         let key = prop::option::of("\\PC{1,250}".prop_map(|key| Key::new(key).expect("legal")));
         let version = any::<Option<u64>>();
-        (0..5, number(), number(), number(), key, version).prop_map(
+        (0..10, number(), number(), number(), key, version).prop_map(
             |(kind, origin, a, b, key, version)| {
                 let origin = Origin::from_u64(origin.get()).expect("not zero");
                 let positions = Positions { origin, first: a.min(b), last: a.max(b) };
+                let other = Origin::from_u64(a.get()).expect("not zero");
                 match kind {
                     0 => Request::Replay(positions),
                     1 => Request::Gone(positions),
-                    2 => Request::WhoHas {
+                    8 => Request::WhoHas {
                         position: Position { origin, sequence: a },
                         question: b,
                         wanted: a,
                         limit: Duration::from_millis(b.get()),
                     },
-                    3 => Request::Has {
+                    9 => Request::Has {
                         asker: origin,
                         question: a,
                         is_applied: version.is_some(),
                         name: key
                             .map(|key| key.as_str().chars().take(20).collect::<String>().into()),
                     },
-                    _ => {
+                    2 => {
                         Request::Unsent { position: Position { origin, sequence: a }, key, version }
                     }
+                    3 => Request::Wanted(origin),
+                    4 => Request::Offered {
+                        to: origin,
+                        copy: other,
+                        form: b,
+                        content_type: key.and_then(|key| ContentType::new(key.as_str()).ok()),
+                    },
+                    5 => Request::Take { copy: origin, first: a.min(b), last: a.max(b) },
+                    6 => Request::Withdrawn(origin),
+                    _ => Request::Wait(origin),
                 }
             },
         )
@@ -350,6 +446,27 @@ mod tests {
         }
         let extended = b"\xa5\x00\x01\x01\x05\x02\x01\x03\x02\x18\x63\x81\xf6";
         assert!(matches!(Request::decode(extended), Some(Request::Replay(_))));
+    }
+
+    /// The vectors of `docs/WIRE.md`.
+    #[test]
+    fn words_about_copies_are_written_as_documented() {
+        let id = |number| Origin::from_u64(number).expect("not zero");
+        let number = |number| NonZeroU64::new(number).expect("not zero");
+        let content_type = Some(ContentType::new("application/json").expect("legal"));
+        let offered = Request::Offered { to: id(5), copy: id(9), form: number(1), content_type };
+        let take = Request::Take { copy: id(9), first: number(1), last: number(64) };
+        let vectors = [
+            (Request::Wanted(id(5)), &b"\xa2\x00\x10\x01\x05"[..]),
+            (offered, b"\xa5\x00\x11\x01\x05\x02\x09\x03\x01\x0a\x70application/json"),
+            (take, b"\xa4\x00\x12\x01\x09\x02\x01\x03\x18\x40"),
+            (Request::Wait(id(5)), b"\xa2\x00\x13\x01\x05"),
+            (Request::Withdrawn(id(9)), b"\xa2\x00\x14\x01\x09"),
+        ];
+        for (request, bytes) in vectors {
+            assert_eq!(request.encode(), bytes);
+            assert_eq!(Request::decode(bytes), Some(request));
+        }
     }
 
     #[test]

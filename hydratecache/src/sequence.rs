@@ -81,6 +81,12 @@ impl Tracker {
         }
     }
 
+    /// Whether `origin` was seen, and not forgotten since.
+    #[must_use]
+    pub fn knows(&self, origin: Origin) -> bool {
+        self.heard.contains_key(&origin)
+    }
+
     /// A message at `position` was seen.
     pub fn message(&mut self, position: Position) -> Verdict {
         let sequence = position.sequence.get();

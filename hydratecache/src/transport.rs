@@ -16,7 +16,7 @@ use futures::stream::{BoxStream, Stream};
 use tokio::time::Instant;
 
 use crate::wire::Rejection;
-use crate::{Error, ErrorKind, Message, Positions, Result, Topic};
+use crate::{Error, ErrorKind, Message, Position, Positions, Result, Topic};
 
 /// Moves messages through one broker. Knows nothing of types.
 ///
@@ -301,6 +301,8 @@ pub enum Signal {
     /// that its publisher sent before the first that was heard of it, because others missed it. What
     /// orders it is its version.
     Late(Message),
+    /// A publisher was heard for the first time, by a heartbeat: this is the last message that it sent.
+    Heard(Position),
     /// A message arrived that could not be used.
     Rejected(Rejection),
 }

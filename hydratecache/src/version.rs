@@ -58,6 +58,11 @@ impl Version {
         self.number
     }
 
+    /// What breaks ties, 0 where nothing does.
+    pub(crate) const fn origin_number(self) -> u64 {
+        self.origin
+    }
+
     /// Whether this version comes after `other`. Nothing comes after a version of another domain;
     /// everything comes after none.
     #[must_use]

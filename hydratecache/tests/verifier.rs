@@ -167,6 +167,26 @@ async fn what_differs_is_repaired_if_that_is_wanted_but_for_what_was_published_a
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_row_that_was_said_to_be_removed_and_is_still_there_comes_back() {
+    let scene = Scene::new(VersionDomain::Caller);
+    for key in ["a", "b"] {
+        scene.write(key, "right", 1);
+    }
+    let users = scene.users(Mode::Hydrate, scene.verifier().with_repairs()).await;
+    scene.writer.remove("a").version(1).await.expect("accepted");
+    scene.writer.remove("b").version(2).await.expect("accepted");
+    within(users.caught_up()).await.expect("the link is whole");
+    assert!(users.get("a").is_none() && users.get("b").is_none());
+    sleep(LONG).await;
+    assert_eq!(users.get("a").as_deref().map(String::as_str), Some("right"));
+    assert!(users.get("b").is_none(), "its removal is newer than what the source has");
+    let reported = scene.reported();
+    let repaired = |key: &str| reported.get(key).map(|found| (found.kind, found.is_repaired));
+    assert_eq!(repaired("a"), Some((DivergenceKind::Missing, true)));
+    assert_eq!(repaired("b"), Some((DivergenceKind::Missing, false)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_only_late_is_not_reported() {
     for versions in DOMAINS {
         let scene = Scene::new(versions);

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use fastrand::Rng;
-use hydratecache::wire;
+use hydratecache::{Kind, Message, wire};
 use tokio_util::sync::CancellationToken;
 
 use crate::network::{Pipe, pipe};
-use crate::node::Site;
+use crate::node::{Site, TOPIC};
 use crate::oracle::Oracle;
 
 /// How much may be under way to one connection before the broker gives it up, as Redis does with its
@@ -52,6 +52,8 @@ struct State {
     /// How often a delivery is lost or doubled on its way, in a network of brokers.
     loss: f64,
     doubling: f64,
+    /// How often that happens to what nobody relies on: to requests, and to chunks of copies.
+    copy_loss: f64,
     rng: Rng,
 }
 
@@ -64,7 +66,7 @@ struct Peer {
 }
 
 impl Broker {
-    pub(crate) fn new(oracle: Oracle, rng: Rng) -> Self {
+    pub(crate) fn new(oracle: Oracle, copy_loss: f64, rng: Rng) -> Self {
         let state = State {
             is_up: true,
             connections: BTreeMap::new(),
@@ -72,6 +74,7 @@ impl Broker {
             oracle,
             loss: 0.0,
             doubling: 0.0,
+            copy_loss,
             rng,
         };
         Self(Arc::new(Mutex::new(state)))
@@ -152,13 +155,16 @@ impl State {
     /// The order point: from here on the message is accepted.
     fn accept(&mut self, topic: &str, body: &Bytes) {
         let message = wire::decode(body).expect("nobody here writes what cannot be read").message;
-        if message.kind().is_write() {
+        let is_write = message.kind().is_write() && topic == TOPIC;
+        if is_write {
             self.oracle.accepted(&message);
         }
+        let (loss, doubling) =
+            if is_write { (self.loss, self.doubling) } else { self.of_no_write(&message) };
         for peer in self.connections.values().filter(|peer| peer.topics.contains(topic)) {
             let copies = match self.rng.f64() {
-                chance if chance < self.loss => 0,
-                chance if chance < self.loss + self.doubling => 2,
+                chance if chance < loss => 0,
+                chance if chance < loss + doubling => 2,
                 _ => 1,
             };
             for _ in 0..copies {
@@ -166,6 +172,14 @@ impl State {
             }
         }
         self.end(|peer| peer.answers.under_way() > MOST_UNDER_WAY);
+    }
+
+    /// How often a message that says nothing of a write itself is lost, and doubled.
+    fn of_no_write(&self, message: &Message) -> (f64, f64) {
+        if message.kind() == Kind::Heartbeat {
+            return (self.loss, self.doubling);
+        }
+        (self.loss.max(self.copy_loss), self.doubling.max(self.copy_loss))
     }
 
     fn end(&mut self, which: impl Fn(&Peer) -> bool) {

@@ -8,7 +8,7 @@ use crate::silence::Heard;
 use fastrand::Rng;
 use futures::StreamExt;
 use futures::future::{join_all, join4};
-use hydratecache::cache::{Hydration, Mode, Replica, Verifier};
+use hydratecache::cache::{Hydration, Mode, Replica, Verifier, WarmStart};
 use hydratecache::link::Settings;
 use hydratecache::{Channel, FenceScope, Key, Origin, Result, Transport, Ttl, WallClock};
 use tokio::sync::watch;
@@ -22,7 +22,7 @@ use crate::plan::Truth;
 use crate::transport::SimTransport;
 use crate::world::{World, trace_parent};
 
-const TOPIC: &str = "simulated";
+pub(crate) const TOPIC: &str = "simulated";
 
 /// How many writes of one node are under way at once, as long as they are of different keys.
 const LANES: usize = 3;
@@ -130,7 +130,15 @@ async fn run(world: Arc<World>, site: Arc<Site>, mut rng: Rng, slot: Arc<Mutex<O
             let hydrate = channel.hydrate(replica.clone()).with_mode(plan.mode);
             if plan.truth.has_source() {
                 let verifier = verifier(&world, &site, &replica);
-                hydrate.with_source(world.database.clone()).with_verifier(verifier).await
+                let hydrate = hydrate.with_source(world.database.clone()).with_verifier(verifier);
+                match plan.copies {
+                    None => hydrate.await,
+                    Some(copies) => {
+                        let warm_start = WarmStart::new().with_chunk_bytes(copies.chunk_bytes);
+                        let rate = copies.bytes_per_second;
+                        hydrate.with_warm_start(warm_start.with_bytes_per_second(rate)).await
+                    }
+                }
             } else {
                 hydrate.await
             }

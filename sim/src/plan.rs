@@ -39,6 +39,19 @@ pub struct Plan {
     pub(crate) faults: Vec<(Duration, Fault)>,
     /// How the replicas are compared with the source, if there is one.
     pub(crate) verifying: Verifying,
+    /// Whether replicas are filled from one another.
+    pub(crate) copies: Option<Copies>,
+}
+
+/// How replicas are filled from one another.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Copies {
+    /// How large a chunk is: mostly one entry.
+    pub(crate) chunk_bytes: usize,
+    /// How fast it is sent.
+    pub(crate) bytes_per_second: u64,
+    /// How many deliveries of chunks and requests are lost, and how many are doubled.
+    pub(crate) loss: f64,
 }
 
 /// How the replicas are compared with the source.
@@ -122,7 +135,7 @@ impl Plan {
         .take(count)
         .collect();
         faults.sort_by_key(|(at, _)| *at);
-        Self {
+        let plan = Self {
             nodes,
             keys: rng.usize(1..=8),
             truth,
@@ -152,7 +165,28 @@ impl Plan {
             },
             // Nothing, a few messages, or all.
             replay_bytes: [0, 2 << 10, 4 << 20, 4 << 20][rng.usize(0..4)],
+            copies: (truth.has_source() && mode == Mode::Hydrate && rng.u8(0..3) > 0).then(|| {
+                Copies {
+                    chunk_bytes: if rng.u8(0..4) == 0 { 48 << 10 } else { 1 },
+                    bytes_per_second: rng.u64(100..=20_000),
+                    loss: rng.f64() * 0.15,
+                }
+            }),
+        };
+        plan.with_restarts(rng)
+    }
+
+    /// Where replicas are filled from one another, more of them begin anew.
+    fn with_restarts(mut self, rng: &mut Rng) -> Self {
+        if self.copies.is_some() && self.loss == 0.0 {
+            for _ in 0..rng.usize(0..=6) {
+                let time = Duration::from_millis(rng.u64(10..=3_000));
+                let crash = Fault::Crash { node: rng.usize(0..self.nodes), time };
+                self.faults.push((self.active.mul_f64(rng.f64()), crash));
+            }
+            self.faults.sort_by_key(|(at, _)| *at);
         }
+        self
     }
 }
 

@@ -59,7 +59,8 @@ async fn live(seed: u64, is_shown: bool) -> Report {
     if is_shown {
         eprintln!("{plan:#?}");
     }
-    let broker = Broker::new(oracle.clone(), rng.fork());
+    let copy_loss = plan.copies.map_or(0.0, |copies| copies.loss);
+    let broker = Broker::new(oracle.clone(), copy_loss, rng.fork());
     let site = |node| {
         let road = Road::new(plan.longest_delay, rng.fork());
         Arc::new(Site::new(node, broker.clone(), oracle.clone(), road))

@@ -267,7 +267,7 @@ enum Seen {
 
 fn sight(signal: Signal) -> Option<Seen> {
     Some(match signal {
-        Signal::Fenced(_) => return None,
+        Signal::Fenced(_) | Signal::Heard(_) => return None,
         Signal::Message(message) if message.kind() == Kind::Heartbeat => Seen::Heartbeat,
         Signal::Message(message) => Seen::Message(identity(&message).map_or(0, |(_, it)| it)),
         Signal::Gap(gap) => Seen::Gap(Gap::exact(gap)),

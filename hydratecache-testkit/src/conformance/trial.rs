@@ -212,7 +212,7 @@ impl Listener {
         loop {
             match self.signal(PATIENCE, awaited).await {
                 Signal::Message(message) => return message,
-                Signal::Fenced(_) => {}
+                Signal::Fenced(_) | Signal::Heard(_) => {}
                 other => self.promise.broken(format!(
                     "awaited {awaited} on {}, on a healthy link, and saw {other:?}",
                     self.topic

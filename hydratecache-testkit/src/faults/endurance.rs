@@ -198,7 +198,7 @@ async fn read(
                 lives.send_modify(|count| *count += 1);
             }
             Signal::Gap(_) => signals.push(Seen::Gap),
-            Signal::Fenced(_) => {}
+            Signal::Fenced(_) | Signal::Heard(_) => {}
             other => panic!("nothing was broken, and yet {other:?}"),
         }
     }

@@ -333,7 +333,7 @@ async fn in_order(mut subscription: Subscription, received: Arc<AtomicU64>) {
                 assert!(number(&message) > before, "{} came behind {before}", number(&message));
                 received.fetch_add(1, Ordering::Relaxed);
             }
-            Signal::Fenced(_) => {}
+            Signal::Fenced(_) | Signal::Heard(_) => {}
             other => panic!("the reader's link is whole, and yet {other:?}"),
         }
     }

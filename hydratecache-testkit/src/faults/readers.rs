@@ -78,7 +78,7 @@ impl Counting {
                         assert_eq!(number(&message), expected);
                         sender.send_replace(expected);
                     }
-                    Signal::Fenced(_) => {}
+                    Signal::Fenced(_) | Signal::Heard(_) => {}
                     other => panic!("messages, not {other:?}"),
                 }
             }

@@ -162,7 +162,7 @@ impl Listener {
         let next = async {
             loop {
                 match self.0.next().await.expect("the stream goes on") {
-                    Signal::Fenced(_) => {}
+                    Signal::Fenced(_) | Signal::Heard(_) => {}
                     signal => return signal,
                 }
             }
@@ -251,7 +251,7 @@ impl Listener {
             loop {
                 match self.0.next().await.expect("the stream goes on") {
                     Signal::Fenced(passed) if passed >= fence => return,
-                    Signal::Fenced(_) => {}
+                    Signal::Fenced(_) | Signal::Heard(_) => {}
                     signal => signals.push(signal),
                 }
             }

@@ -79,6 +79,17 @@ impl Progress {
         }
     }
 
+    /// All that was shown, in an order that repeats.
+    pub(super) fn shown(&self) -> Vec<Position> {
+        let position = |(origin, sequence): (&Origin, &NonZeroU64)| Position {
+            origin: *origin,
+            sequence: *sequence,
+        };
+        let mut shown: Vec<Position> = self.heads.lock().iter().map(position).collect();
+        shown.sort_unstable_by_key(|position| position.origin.get());
+        shown
+    }
+
     /// Everything that was handled is in the cache.
     pub(super) fn show(&mut self) {
         let Some(latest) = self.latest.take() else {

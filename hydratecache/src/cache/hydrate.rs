@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 
 use super::hydrator::Hydrator;
 use super::verifier::{self, Verifier};
+use super::warm::{self, WarmStart};
 use super::{GapAction, Hydration, LocalCache, Mode, ReadCache, Source};
 use crate::request::MAX_NAME_BYTES;
 use crate::transport::Gap;
@@ -57,6 +58,8 @@ pub(super) struct Settings<T> {
     pub(super) name: Option<Arc<str>>,
     /// Verifies the cache, if that is wanted.
     pub(super) verifying: Option<verifier::Begin<T>>,
+    /// Offers copies to other replicas, and has copies asked for, if that is wanted.
+    pub(super) offering: Option<warm::Begin<T>>,
 }
 
 impl<T> Settings<T> {
@@ -98,6 +101,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
             kept_beyond_end: Duration::ZERO,
             name: None,
             verifying: None,
+            offering: None,
         };
         Self { channel, cache, settings }
     }
@@ -197,6 +201,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
             let what = "a verifier compares with a source; give one with with_source";
             return Err(Error::new(ErrorKind::InvalidInput, what));
         }
+        if self.settings.offering.is_some() {
+            self.check_warm_start()?;
+        }
         if !(0.0..=1.0).contains(&self.settings.expiry_jitter) {
             let what = "the jitter of expiry is a part of an entry's life: from 0 to 1";
             return Err(Error::new(ErrorKind::InvalidInput, what));
@@ -215,7 +222,35 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
     }
 }
 
+impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
+    fn check_warm_start(&self) -> Result<()> {
+        let what = if self.settings.source.is_none() {
+            "a warm start needs a source too, for the replica that is the first"
+        } else if self.settings.mode != Mode::Hydrate {
+            "a warm start is for Mode::Hydrate: in the other modes no replica has everything"
+        } else if self.cache.evicts()
+            || self.settings.max_ttl.is_some()
+            || self.settings.expiry_jitter > 0.0
+        {
+            "a warm start is for caches that hold every entry to its end: not for one that evicts, or \
+             with a longest life or jittered expiry, from which others would miss entries"
+        } else if self.channel.0.transport.limits().durable {
+            "a warm start from replicas is for brokers that keep nothing; read this one's own copy"
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::InvalidInput, what))
+    }
+}
+
 impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrate<T, C> {
+    /// Fills the cache from another replica where there is one, and others from this one (default: each
+    /// reads the source). Needs a source and [`Mode::Hydrate`].
+    pub fn with_warm_start(mut self, warm_start: WarmStart) -> Self {
+        self.settings.offering = Some(warm::begin(warm_start, self.cache.clone()));
+        self
+    }
+
     /// Compares the cache with its source in the background (default: nothing does). What it finds is
     /// in [`HydrationStats::agreement`](super::HydrationStats::agreement), and goes to the verifier's
     /// [callback](Verifier::on_divergence). Needs a source.

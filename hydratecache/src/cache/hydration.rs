@@ -15,7 +15,7 @@ use super::stats::Counters;
 use super::witness::Witness;
 use super::{Entry, Freshness, HydrationStats, Lease, Loaded, State};
 use crate::transport::{Fence, Transport};
-use crate::{Error, ErrorKind, Key, Result, Token};
+use crate::{Error, ErrorKind, Key, Position, Result, Token};
 
 /// A running hydration. Dropping it stops it; the cache keeps what it holds and is not updated any
 /// more.
@@ -48,6 +48,10 @@ pub(super) enum Command<T> {
     },
     Reload,
     Trust,
+    /// How far each publisher has come; none while values of messages are being loaded.
+    Heads {
+        answer: oneshot::Sender<Option<Vec<Position>>>,
+    },
 }
 
 /// Where the hydrator stands.
@@ -68,6 +72,11 @@ pub(super) struct Status {
     pub(super) is_unsettled: bool,
     /// A fence covers one of several servers only: it proves nothing.
     pub(super) is_partial: bool,
+    /// A key was dropped because its message could not be used: the source may have it.
+    pub(super) has_holes: bool,
+    /// How often entries may have gone that no message took: whoever reads the cache meanwhile may miss
+    /// them.
+    pub(super) shaken: u64,
     /// Everything accepted before this was applied.
     pub(super) proven_at: Option<Instant>,
     /// The latest fence that was applied.
@@ -101,6 +110,16 @@ impl Status {
             && !self.is_unproven
             && !self.is_unsettled
             && !self.is_partial
+    }
+
+    /// Whether the cache has every entry, as far as fences prove it.
+    pub(super) fn is_whole(&self) -> bool {
+        self.can_prove() && !self.has_holes
+    }
+
+    /// Whether it has, but for keys that are about to be looked up.
+    pub(super) fn is_soon_whole(&self) -> bool {
+        self.is_unsettled && Self { is_unsettled: false, ..self.clone() }.is_whole()
     }
 
     /// Whether the cache claims that all entries are right, as far as anyone has heard.

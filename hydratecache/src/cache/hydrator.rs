@@ -1,6 +1,7 @@
 //! The one task that writes to a cache: it applies what arrives, repairs what was lost, and says
 //! where it stands.
 
+use std::collections::HashSet;
 use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,27 +19,33 @@ use super::fences::{Fences, on_interval};
 use super::freshness::Gauge;
 use super::heads::{Heads, Progress};
 use super::hydrate::Settings;
-use super::hydration::{Command, Filled, Hydration, Status};
-use super::leases::{Lease, Leases};
+use super::hydration::{Command, Hydration, Status};
+use super::leases::Leases;
 use super::ledger::Ledger;
-use super::refills::{Mark, Refill, Refills};
+use super::refills::{Mark, Refills};
 use super::repair::Repair;
 use super::rollcall::Rollcall;
 use super::stats::Counters;
 use super::verifier;
+use super::warm::{self, Contacts, Peers};
 use super::witness::Witness;
-use super::{Entry, GapAction, Loaded, LocalCache, Mode};
+use super::{Entry, GapAction, LocalCache, Mode};
 use crate::channel::Inner;
 use crate::publisher::Listening;
 use crate::transport::{Fence, Gap, Signal, Subscription};
 use crate::wire::{Rejection, RejectionReason};
-use crate::{Key, Kind, Message, Remaining, Result, Ttl, Version};
+use crate::{Key, Kind, Message, Position, Positions, Result, Version};
 
+mod drops;
+mod ends;
+mod fill;
+mod refill;
 pub(super) mod reload;
-mod replace;
 mod replay;
+mod settle;
 
-use reload::{SETTLING, backoff, reading_failed};
+use reload::backoff;
+use settle::SETTLING;
 
 pub(super) struct Hydrator<T, C> {
     channel: Arc<Inner<T>>,
@@ -68,13 +75,19 @@ pub(super) struct Hydrator<T, C> {
     epoch: u32,
     /// Everything that was missing has come, and what it asked to be loaded was asked for before this.
     repaired_at: Option<Mark>,
+    /// Other replicas, if they are to be asked.
+    peers: Option<Peers<T>>,
+    contacts: Contacts,
     /// When the source is to be read, if it is.
     reload_at: Option<Instant>,
     /// From then on, nothing comes that is older than what the latest gap took with it, or than what was
     /// missed before the start. Forgotten some time after that, so that messages need not ask the clock.
     settled_at: Option<Instant>,
-    /// When the source is to be read for the sake of entries that came before, if there are any.
+    /// Keys that may be gone, and when they are to be looked up.
+    claims: HashSet<Key, foldhash::fast::RandomState>,
     settle_at: Option<Instant>,
+    /// They are being looked up, and were asked for before this.
+    settled_by: Option<Mark>,
     /// Until then the source is spared, so that reloads take a tenth of its time at most.
     rests_until: Instant,
     backoff: ExponentialBackoff,
@@ -99,7 +112,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         mut settings: Settings<T>,
         signals: Subscription,
     ) -> Hydration<T> {
-        let verifying = settings.verifying.take();
+        let (verifying, offering) = (settings.verifying.take(), settings.offering.take());
         let reads_first = settings.source.is_some() && settings.mode == Mode::Hydrate;
         let now = Instant::now();
         let scope = channel.transport.limits().fence_scope;
@@ -116,6 +129,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let fences = Fences::new(transport.clone(), watched.clone());
         let fence_interval = settings.fence_interval;
         let can_reload = settings.source.is_some() || settings.mode == Mode::Invalidate;
+        let kept_beyond_end = settings.kept_beyond_end;
         let is_whole =
             settings.mode == Mode::Hydrate && !cache.evicts() && settings.max_ttl.is_none();
         let desk = settings.source.clone().map(|source| verifier::Desk {
@@ -127,11 +141,18 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             status: watched.clone(),
             counters: counters.clone(),
             is_whole,
-            kept_beyond_end: settings.kept_beyond_end,
+            kept_beyond_end,
         });
         let witness =
             Witness { heads: heads.clone(), fences: fences.clone(), status: watched.clone() };
+        let peers = offering.is_some().then(|| Peers::new(channel.clone(), counters.clone()));
         let hydrator = Self {
+            contacts: match peers {
+                // What the cache holds already is compared with the source.
+                Some(_) if cache.keys().is_empty() => Contacts::gathering(),
+                _ => Contacts::default(),
+            },
+            peers: peers.clone(),
             ledger: Ledger::new(settings.tombstones, settings.tombstone_age),
             refills: Refills::new(settings.source.clone(), leases.clone(), settings.source_limit),
             progress: Progress::new(heads),
@@ -145,7 +166,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             repaired_at: None,
             reload_at: reads_first.then_some(now),
             settled_at: Some(now + SETTLING),
+            claims: HashSet::default(),
             settle_at: None,
+            settled_by: None,
             rests_until: now,
             backoff: backoff(),
             channel,
@@ -162,6 +185,11 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         if let Some(interval) = fence_interval {
             tasks.push(tokio::spawn(on_interval(fences.clone(), interval)));
         }
+        let status = watched.clone();
+        tasks.extend(offering.zip(peers).map(|(begin, peers)| {
+            let (fences, hydrator) = (fences.clone(), sender.clone());
+            tokio::spawn(begin(warm::Desk { peers, status, fences, hydrator, kept_beyond_end }))
+        }));
         tasks.extend(verifying.zip(desk).map(|(begin, desk)| tokio::spawn(begin(desk))));
         Hydration {
             transport,
@@ -187,7 +215,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         loop {
             // While the link is lost, a reload would miss what is written after it.
             let reload_at =
-                self.next_reload().filter(|_| self.status.borrow().disrupted_since.is_none());
+                self.reload_at.filter(|_| self.status.borrow().disrupted_since.is_none());
+            let settle_at = self.next_settling();
             tokio::select! {
                 signal = self.signals.next() => self.round(signal).await?,
                 Some(command) = self.commands.recv() => self.command(command).await,
@@ -197,6 +226,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 () = sleep_until(reload_at.unwrap_or_else(Instant::now)), if reload_at.is_some() => {
                     self.reload().await?;
                 }
+                () = replay::due(settle_at) => self.settle(),
                 now = sweep.tick() => {
                     self.settled_at = self.settled_at.filter(|settled_at| now < *settled_at);
                     self.cache.evict_expired().await;
@@ -233,6 +263,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 self.asked(&message).await;
             }
             Signal::Message(message) => {
+                self.contact(message.position(), 1).await;
                 self.message(&message).await;
                 self.progress.handled(message.position());
             }
@@ -246,6 +277,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 let now = Instant::now();
                 self.change(|status| status.disrupted_since = status.disrupted_since.or(Some(now)));
             }
+            Signal::Heard(position) => {
+                self.contact(Some(position), 0).await;
+                self.counted(position);
+            }
             Signal::Live => self.live().await,
             Signal::Gap(gap) => self.gap(gap).await,
             Signal::Late(message) => {
@@ -254,10 +289,30 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             }
             Signal::Rejected(rejection) => {
                 let position = rejection.position();
+                self.contact(position, 1).await;
                 self.rejected(self.channel.count(rejection)).await;
                 self.progress.handled(position);
                 self.arrived(position);
             }
+        }
+    }
+
+    /// A publisher was heard, perhaps for the first time, by its message at `position`, so many of which
+    /// are new.
+    async fn contact(&mut self, position: Option<Position>, new: u64) {
+        let Some(Position { origin, sequence }) = position else {
+            return;
+        };
+        if let Some(missing) = self.contacts.heard(origin, sequence.get() - new) {
+            self.gap(Gap::Known(missing)).await;
+        }
+    }
+
+    /// A publisher has counted to `position`, and what is missing of that is known to be: so copies for
+    /// others say.
+    fn counted(&mut self, position: Position) {
+        if self.peers.is_some() {
+            self.progress.handled(Some(position));
         }
     }
 
@@ -303,6 +358,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.counters.gaps.increment();
         self.counters.missed.add(gap.exact().unwrap_or(0));
         self.epoch = self.epoch.saturating_add(1).min(u32::MAX - 1);
+        self.change(|status| status.shaken += 1);
+        if let Gap::Known(Positions { origin, last, .. }) = gap {
+            self.counted(Position { origin, sequence: last });
+        }
         if !self.asks_for(gap) {
             self.repair_otherwise(gap).await;
         }
@@ -347,6 +406,11 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 self.change(Status::repaired);
             }
             Command::Reload => self.reload_soon(),
+            Command::Heads { answer } => {
+                self.show_progress();
+                let is_shown = self.refills.is_idle();
+                let _ = answer.send(is_shown.then(|| self.progress.shown()));
+            }
             Command::Trust => {
                 self.reload_at = None;
                 self.forget_missing();
@@ -382,8 +446,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             return;
         };
         self.leases.update(key);
-        if message.kind() != Kind::Touch {
-            // A touch says nothing of the value: what a scan yields is still news.
+        if message.kind() == Kind::Touch {
+            // It says nothing of the value: what a scan yields is still news.
+            self.ledger.touched(key);
+        } else {
             self.ledger.updated(key, Some(version), message.transaction());
         }
         if message.is_invalidation() && self.can_refill(key) {
@@ -433,26 +499,19 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             Ok(value) => {
                 let entry = Entry::new(value).with_version(Some(version)).with_expiry(expires_at);
                 let entry = entry.with_epoch(self.epoch);
-                let may_be_gone = message.transaction().is_none() && self.may_be_gone(key);
+                let may_be_gone =
+                    !self.ledger.compares(message.transaction()) && self.may_be_gone(key);
                 let is_stored = self.cache.put(key, entry).await;
                 if is_stored {
                     self.ledger.stored(key);
                     if may_be_gone {
-                        self.reload_when_settled();
+                        self.claim(key);
                     }
                 }
                 self.leave_behind(key, version, expires_at);
                 self.count(is_stored);
             }
             Err(_) => self.reject(key, Some(version)).await,
-        }
-    }
-
-    /// Remembers a version whose entry may be gone before the last message has come that is older.
-    fn leave_behind(&mut self, key: &Key, version: Version, expires_at: Option<Instant>) {
-        let now = Instant::now();
-        if self.cache.evicts() || expires_at.is_some_and(|end| end < now + reload::SETTLING) {
-            self.ledger.put(key, version, now);
         }
     }
 
@@ -467,194 +526,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.counters.tombstones_dropped.add(dropped);
     }
 
-    /// Whether a value that is not in its message is to be loaded.
-    fn can_refill(&self, key: &Key) -> bool {
-        let is_wanted = match self.settings.mode {
-            Mode::Hydrate => true,
-            Mode::UpdateIfPresent => self.cache.contains(key),
-            Mode::Invalidate => false,
-        };
-        is_wanted && self.settings.source.is_some()
-    }
-
-    /// `key` has a new value with `version`, which is to be loaded. Until then its older value can be
-    /// read, and no fence passes.
-    fn refill(&mut self, key: &Key, version: Version) {
-        if !self.ledger.admits(key, version) {
-            return self.counters.stale.increment();
-        }
-        self.ledger.put(key, version, Instant::now());
-        if !self.refills.ask(key) {
-            self.reload_soon();
-        }
-    }
-
-    /// A value was loaded, unless that failed: then all is read again.
-    async fn refilled(&mut self, refill: Refill<T>) {
-        let Refill { lease, outcome, passed } = refill;
-        match outcome {
-            _ if !lease.is_intact() => {
-                self.counters.leases_broken.increment();
-                // Updates overtook it again and again. They may all be older than what was to be loaded.
-                let resident = self.cache.version(lease.key()).await;
-                if !resident.is_some_and(|version| self.ledger.admits(lease.key(), version)) {
-                    self.reload_soon();
-                }
-            }
-            Ok(Some(loaded)) => {
-                self.counters.refilled.increment();
-                match self.store(lease.key(), loaded).await {
-                    Ok(_) => self.ledger.stored(lease.key()),
-                    Err(error) => self.reload_failed(error),
-                }
-            }
-            Ok(None) => self.drop_gone(lease.key()).await,
-            Err(error) => {
-                self.change(|status| status.suspect(Instant::now()));
-                self.reload_failed(reading_failed(error));
-            }
-        }
-        self.proven(passed);
-        self.show_progress();
-        self.end_repair();
-    }
-
-    /// A message could not be used: what the cache holds for its key is known to be old.
-    async fn reject(&mut self, key: &Key, version: Option<Version>) {
-        self.counters.rejected.increment();
-        self.leases.update(key);
-        self.ledger.updated(key, version, None);
-        let resident = self.cache.version(key).await;
-        for version in [version, resident].into_iter().flatten() {
-            self.ledger.put(key, version, Instant::now());
-        }
-        self.cache.remove(key, None).await;
-    }
-
-    /// The source shows that `key` has no value: what it held, and all that is older, stays out.
-    async fn drop_gone(&mut self, key: &Key) {
-        if let Some(version) = self.cache.version(key).await {
-            self.tombstone(key, version);
-        }
-        self.cache.remove(key, None).await;
-    }
-
-    /// Drops all entries, because nobody knows which of them are still right. They may come back,
-    /// and nothing older.
-    async fn drop_all(&mut self) {
-        self.counters.cleared.increment();
-        let keys = self.cache.keys();
-        self.ledger.make_room_for(keys.len());
-        for key in keys {
-            if let Some(version) = self.cache.version(&key).await {
-                self.ledger.put(&key, version, Instant::now());
-            }
-        }
-        self.cache.clear(None).await;
-    }
-
     fn count(&self, is_applied: bool) {
         let Counters { applied, stale, .. } = &*self.counters;
         if is_applied { applied } else { stale }.increment();
-    }
-
-    /// When the entry of `message` expires; the outer `None` if it has.
-    #[allow(clippy::option_option)]
-    fn end_of(&self, message: &Message) -> Option<Option<Instant>> {
-        let Some(ends_at) = message.ends_at() else {
-            return self.expiry(message.ttl());
-        };
-        let starts_later = |ttl: Ttl| ttl.start() > self.channel.clock.now();
-        self.counters.from_the_future.add(u64::from(message.ttl().is_some_and(starts_later)));
-        let left = ends_at.saturating_duration_since(Instant::now());
-        if left.is_zero() { None } else { Some(self.deadline(Some(left))) }
-    }
-
-    /// When an entry with `ttl` expires; the outer `None` if it has. The wall clock is asked once:
-    /// from here on the deadline is on the monotonic clock.
-    #[allow(clippy::option_option)]
-    fn expiry(&self, ttl: Option<Ttl>) -> Option<Option<Instant>> {
-        let left = match ttl.map(|ttl| ttl.remaining(self.channel.clock.now())) {
-            None => None,
-            Some(Remaining::Expired) => return None,
-            Some(Remaining::Alive { left, from_the_future }) => {
-                self.counters.from_the_future.add(u64::from(from_the_future));
-                Some(left)
-            }
-        };
-        Some(self.deadline(left))
-    }
-
-    /// The end of a life of which so much is left.
-    fn deadline(&self, left: Option<Duration>) -> Option<Instant> {
-        let left = [left, self.settings.max_ttl].into_iter().flatten().min();
-        let left = left.map(|left| self.settings.held_for(left));
-        // A life that no clock can hold has no end.
-        left.and_then(|left| Instant::now().checked_add(left))
-    }
-
-    async fn fill(&mut self, lease: Lease, loaded: Option<Loaded<T>>) -> Result<Filled<T>> {
-        // A version is no guard of its own: an update of an absent key leaves none to compare with.
-        if !lease.is_intact() {
-            self.counters.leases_broken.increment();
-            return Ok(Filled::Overtaken);
-        }
-        let Some(loaded) = loaded else {
-            self.drop_gone(lease.key()).await;
-            return Ok(Filled::Gone);
-        };
-        let key = lease.key();
-        let (version, ttl) = (loaded.version, loaded.ttl);
-        let shared = Entry::of_loaded(&loaded).with_epoch(self.epoch);
-        let filled = self.store(key, loaded).await?;
-        if let Filled::Stored(_) = &filled {
-            self.ledger.stored(key);
-        }
-        match (&filled, version, self.expiry(ttl)) {
-            (Filled::Resident, Some(version), Some(expires_at))
-                if self.is_to_be_renewed(key, expires_at) =>
-            {
-                // The same value lives on, if that is what the cache has: whatever is older than
-                // the next version is given its new end.
-                let next = Version::caller(version.saturating_add(1));
-                let end = expires_at.unwrap_or_else(|| Instant::now() + ENDLESS);
-                let is_renewed = self.cache.touch(key, end, next).await;
-                let entry = shared.with_expiry(Some(end));
-                Ok(if is_renewed { Filled::Stored(entry) } else { filled })
-            }
-            _ => Ok(filled),
-        }
-    }
-
-    /// Whether what the cache has of `key` may end before `expires_at`, which is that of the source.
-    fn is_to_be_renewed(&self, key: &Key, expires_at: Option<Instant>) -> bool {
-        let keeps_ended = !self.settings.kept_beyond_end.is_zero();
-        expires_at.is_some() || keeps_ended || !self.cache.contains(key)
-    }
-
-    /// Stores what was loaded; one without a version was guarded by the caller.
-    async fn store(&mut self, key: &Key, loaded: Loaded<T>) -> Result<Filled<T>> {
-        let version = loaded.version.map(Version::caller);
-        if let Some(version) = version {
-            self.channel.check_domain(version)?;
-            if !self.ledger.admits(key, version) {
-                self.count(false);
-                let is_gone = self.ledger.has_removed(key, version);
-                return Ok(if is_gone { Filled::Gone } else { Filled::Behind });
-            }
-        }
-        let Some(expires_at) = self.expiry(loaded.ttl) else {
-            return Ok(Filled::Gone);
-        };
-        let entry = Entry::of_shared(loaded.value).with_version(version).with_expiry(expires_at);
-        let entry = entry.with_epoch(self.epoch);
-        let is_stored = self.cache.put(key, entry.clone()).await;
-        if let Some(version) = version {
-            self.leave_behind(key, version, expires_at);
-        }
-        self.holds_unversioned |= is_stored && version.is_none();
-        self.count(is_stored);
-        Ok(if is_stored { Filled::Stored(entry) } else { Filled::Resident })
     }
 
     fn change(&self, change: impl FnOnce(&mut Status)) {

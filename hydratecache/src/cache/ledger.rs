@@ -46,6 +46,8 @@ struct Scan {
     stored: HashSet<Key, foldhash::fast::RandomState>,
     /// Something arrived that no key stands for: a clear, or a gap.
     overtaken: bool,
+    /// In a copy of another replica: keys whose end was moved meanwhile.
+    touched: Option<HashSet<Key, foldhash::fast::RandomState>>,
 }
 
 /// What arrived for a key during a scan.
@@ -148,6 +150,13 @@ impl Ledger {
         self.removals.set(key, version, now)
     }
 
+    /// `key` is there after all, with the version that removed it.
+    pub(super) fn restored(&mut self, key: &Key, version: Version) {
+        if self.removals.version(key) == Some(version) {
+            self.removals.versions.remove(key);
+        }
+    }
+
     /// Everything not newer than `version` was removed.
     pub(super) fn cleared(&mut self, version: Version) {
         if version.is_newer_than(self.cleared) {
@@ -165,9 +174,33 @@ impl Ledger {
         }
     }
 
+    /// Whether that was so during this scan.
+    pub(super) fn is_overtaken(&self) -> bool {
+        self.scan.as_ref().is_some_and(|scan| scan.overtaken)
+    }
+
+    /// Whether a message of `transaction` can be compared with what was scanned.
+    pub(super) fn compares(&self, transaction: Option<u64>) -> bool {
+        let snapshot = self.scan.as_ref().and_then(|scan| scan.snapshot.as_ref());
+        transaction.is_some() && (snapshot.is_some() || self.applied.is_some())
+    }
+
     /// A scan begins now.
     pub(super) fn begin_scan(&mut self) {
         self.scan = Some(Scan::default());
+    }
+
+    /// A copy of another replica begins now.
+    pub(super) fn begin_copy(&mut self) {
+        self.scan = Some(Scan { touched: Some(HashSet::default()), ..Scan::default() });
+    }
+
+    /// The end of `key` was moved, which has no version of its own to be compared by. A source knows of
+    /// it; whether the sender of a copy did is not known.
+    pub(super) fn touched(&mut self, key: &Key) {
+        if let Some(touched) = self.scan.as_mut().and_then(|scan| scan.touched.as_mut()) {
+            touched.insert(key.clone());
+        }
     }
 
     /// The scan yielded `key`, in `snapshot` if it says so.
@@ -194,6 +227,9 @@ impl Ledger {
         if let Some(scan) = &mut self.scan {
             scan.updated.remove(key);
             scan.stored.remove(key);
+            if let Some(touched) = &mut scan.touched {
+                touched.remove(key);
+            }
         }
     }
 
@@ -219,6 +255,9 @@ impl Ledger {
 
 impl Scan {
     fn compare(&self, key: &Key, version: Option<Version>, snapshot: Option<&Snapshot>) -> Row {
+        if self.touched.as_ref().is_some_and(|touched| touched.contains(key)) {
+            return Row::Unclear;
+        }
         let Some(update) = self.updated.get(key) else {
             let is_void = version.is_none() && self.overtaken;
             return if is_void { Row::Unclear } else { Row::Newest };
@@ -306,6 +345,21 @@ mod tests {
 
     fn ledger() -> Ledger {
         Ledger::new(100, Duration::from_secs(60))
+    }
+
+    #[test]
+    fn a_copied_entry_whose_end_was_moved_meanwhile_is_read_from_the_source() {
+        let key = Key::new("a").expect("legal");
+        let row = |ledger: &mut Ledger| ledger.scanned(&key, Some(Version::caller(7)), None);
+        let mut ledger = Ledger::new(9, Duration::from_secs(9));
+        ledger.begin_copy();
+        ledger.touched(&key);
+        assert_eq!(row(&mut ledger), Row::Unclear);
+        ledger.read_again(&key);
+        assert_eq!(row(&mut ledger), Row::Newest);
+        ledger.begin_scan();
+        ledger.touched(&key);
+        assert_eq!(row(&mut ledger), Row::Newest, "the source knows of it");
     }
 
     #[test]

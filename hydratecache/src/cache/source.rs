@@ -7,7 +7,7 @@ use futures::future::{BoxFuture, ready};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
-use crate::{Key, Ttl};
+use crate::{Key, Ttl, Version};
 
 /// Whatever a source fails with.
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
@@ -87,6 +87,8 @@ impl fmt::Debug for Snapshot {
 pub struct Loaded<T> {
     pub(super) value: Arc<T>,
     pub(super) version: Option<u64>,
+    /// The version that another replica has, which may be a clock's.
+    exact: Option<Version>,
     pub(super) ttl: Option<Ttl>,
     pub(super) snapshot: Option<Snapshot>,
 }
@@ -94,7 +96,7 @@ pub struct Loaded<T> {
 impl<T> Loaded<T> {
     /// A value without version and TTL.
     pub fn new(value: T) -> Self {
-        Self { value: Arc::new(value), version: None, ttl: None, snapshot: None }
+        Self { value: Arc::new(value), version: None, exact: None, ttl: None, snapshot: None }
     }
 
     /// The value, for the reader that loaded it.
@@ -114,6 +116,16 @@ impl<T> Loaded<T> {
     #[must_use]
     pub fn with_version(self, version: u64) -> Self {
         Self { version: Some(version), ..self }
+    }
+
+    /// The same value with the version that another replica has.
+    pub(super) fn with_exact_version(self, exact: Option<Version>) -> Self {
+        Self { exact, ..self }
+    }
+
+    /// What orders the value among the writes of its key, if anything does.
+    pub(super) fn order(&self) -> Option<Version> {
+        self.exact.or(self.version.map(Version::caller))
     }
 
     /// The same value with the snapshot that it was scanned in: one for all rows of a scan. A value

@@ -63,6 +63,12 @@ stats! {
     disruptions,
     /// Reloads from the source that were completed, the first one included.
     reloads,
+    /// Reloads that took a copy of another replica instead of reading the source.
+    copies,
+    /// Entries that came with copies, complete or not.
+    entries_copied,
+    /// Entries that were sent to other replicas.
+    entries_offered,
     /// Reloads from the source that failed and were, or will be, tried again.
     reload_failures,
     /// Values that were dropped because an update arrived while they were loaded.

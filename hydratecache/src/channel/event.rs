@@ -110,7 +110,7 @@ impl<T: 'static> Stream for Updates<T> {
                 Signal::Gap(gap) => Event::Gap(gap),
                 Signal::Rejected(rejection) => Event::Rejected(self.channel.count(rejection)),
                 // Its gap was told of, and order is worth more here than a write more.
-                Signal::Late(_) => continue,
+                Signal::Late(_) | Signal::Heard(_) => continue,
                 Signal::Message(message) if self.channel.asked(&message).is_some() => continue,
                 Signal::Message(message) => match self.channel.update(&message).transpose() {
                     Some(update) => update.map_or_else(Event::Rejected, Event::Update),

@@ -63,8 +63,8 @@ impl Queue {
 impl Waiting {
     pub(super) fn push(&mut self, signal: Signal) {
         match signal {
-            Signal::Message(_) | Signal::Late(_) | Signal::Rejected(_) => self.push_data(signal),
-            control => self.push_control(control),
+            control if is_control(&control) => self.push_control(control),
+            data => self.push_data(data),
         }
         self.wake();
     }
@@ -142,7 +142,7 @@ impl Waiting {
 }
 
 fn is_control(signal: &Signal) -> bool {
-    !matches!(signal, Signal::Message(_) | Signal::Late(_) | Signal::Rejected(_))
+    !matches!(signal, Signal::Message(_) | Signal::Late(_) | Signal::Heard(_) | Signal::Rejected(_))
 }
 
 fn held_bytes(signal: &Signal) -> usize {

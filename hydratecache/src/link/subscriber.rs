@@ -5,7 +5,7 @@ mod probes;
 mod routes;
 mod session;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -273,7 +273,7 @@ where
             return;
         }
         self.asking.retain(|(_, reply)| !reply.is_closed());
-        let mut topics: HashSet<Topic> =
+        let mut topics: BTreeSet<Topic> =
             self.asking.iter().map(|(topic, _)| topic.clone()).collect();
         if session.retry_at.is_none() {
             topics.extend(session.unproven.iter().cloned());

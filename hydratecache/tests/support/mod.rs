@@ -41,6 +41,7 @@ struct Rows {
     fault: Mutex<Option<Fault>>,
     ended: AtomicUsize,
     scans: AtomicUsize,
+    scan_pause: Mutex<Duration>,
     has_pages: AtomicBool,
 }
 
@@ -64,6 +65,7 @@ impl Default for Table {
             fault: Mutex::default(),
             ended: AtomicUsize::new(0),
             scans: AtomicUsize::new(0),
+            scan_pause: Mutex::default(),
             has_pages: AtomicBool::new(true),
         }))
     }
@@ -116,6 +118,11 @@ impl Table {
 
     pub(crate) fn scans(&self) -> usize {
         self.0.scans.load(Ordering::SeqCst)
+    }
+
+    /// From now on a scan takes so long to begin.
+    pub(crate) fn hold_scans(&self, pause: Duration) {
+        *self.0.scan_pause.lock().expect("no panic") = pause;
     }
 
     /// How many loads have ended, by an answer or by being dropped.
@@ -175,7 +182,9 @@ impl Source<String> for Table {
     fn scan(&self) -> BoxStream<'_, Result<(Key, Loaded<String>), SourceError>> {
         let rows = self.0.by_key.lock().expect("no panic").clone();
         self.0.scans.fetch_add(1, Ordering::SeqCst);
-        stream::iter(rows.into_iter().map(|(key, row)| Ok((Key::new(key)?, loaded(row))))).boxed()
+        let pause = tokio::time::sleep(*self.0.scan_pause.lock().expect("no panic"));
+        let rows = rows.into_iter().map(|(key, row)| Ok((Key::new(key)?, loaded(row))));
+        pause.map(move |()| stream::iter(rows)).flatten_stream().boxed()
     }
 
     fn keys_after(

@@ -9,7 +9,7 @@ use super::loader::{Desk, Findings, Loader};
 use super::policy::{Policy, WhileSuspect};
 use super::publisher::Loads;
 use super::{Hydrated, Shared};
-use crate::cache::{Hydrate, ReadCache, Source, Verifier};
+use crate::cache::{Hydrate, ReadCache, Source, Verifier, WarmStart};
 use crate::{Channel, Result, Version};
 
 /// A [`Hydrated`] about to start.
@@ -54,6 +54,12 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> HydratedBuilder<T, C> {
     /// [`Hydrate::with_verifier`](crate::cache::Hydrate::with_verifier).
     pub fn with_verifier(self, verifier: Verifier<T>) -> Self {
         self.with_hydration(|hydrate| hydrate.with_verifier(verifier))
+    }
+
+    /// Fills the cache from another replica where there is one, and others from this one; as
+    /// [`Hydrate::with_warm_start`](crate::cache::Hydrate::with_warm_start).
+    pub fn with_warm_start(self, warm_start: WarmStart) -> Self {
+        self.with_hydration(|hydrate| hydrate.with_warm_start(warm_start))
     }
 
     /// Settings of the hydration underneath: its mode, its answer to gaps, its limits. They begin

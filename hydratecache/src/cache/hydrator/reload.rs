@@ -1,6 +1,7 @@
 //! Reading the source: when, how it joins what arrives meanwhile, and what a failure means.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
@@ -10,8 +11,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Ended, Hydrator, replay};
 use crate::cache::ledger::{self, Scanned};
-use crate::cache::{Loaded, LocalCache, Mode, SourceError};
-use crate::{Error, ErrorKind, Key, Result, Version};
+use crate::cache::stats::Counters;
+use crate::cache::warm::{self, Peers};
+use crate::cache::{Loaded, LocalCache, Mode, Source, SourceError};
+use crate::transport::Gap;
+use crate::{Error, ErrorKind, Key, Result};
 
 /// How often a key is read again because an update overtook its row, before all is read again.
 const READ_AGAIN: usize = 8;
@@ -21,10 +25,6 @@ const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// How many loads a reload has under way in [`Mode::UpdateIfPresent`].
 const LOADS: usize = 16;
-
-/// How long after a gap a message may still be older than what the gap took with it: twice as long as
-/// a publish waits for a lost link by default.
-pub(super) const SETTLING: Duration = Duration::from_secs(10);
 
 /// What a reload yields: a key, and its value if it has one.
 type Row<T> = Result<(Key, Option<Loaded<T>>), SourceError>;
@@ -38,51 +38,22 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.change(|status| status.suspect(now));
     }
 
-    /// When the source is to be read, if it is.
-    pub(super) fn next_reload(&self) -> Option<Instant> {
-        [self.reload_at, self.settle_at].into_iter().flatten().min()
-    }
-
-    /// A gap was told of: what comes now may be older than what was lost.
-    pub(super) fn unsettle(&mut self) {
-        self.settled_at = Some(Instant::now() + SETTLING);
-    }
-
-    /// Whether a new key is no more than a claim: its removal may have been lost in a gap, or before the
-    /// start, and its put have waited for a lost link meanwhile. A scan that begins later decides.
-    pub(super) fn may_be_gone(&self, key: &Key) -> bool {
-        let has_scanned = self.settings.source.is_some() && self.reload_at.is_none();
-        has_scanned
-            && self.settled_at.is_some_and(|settled_at| Instant::now() < settled_at)
-            && !self.cache.contains(key)
-    }
-
-    /// An entry may be one that is gone: the source is to be read once nothing older can come any
-    /// more. What was proven before does not hold for that entry, and nothing is proven until then.
-    pub(super) fn reload_when_settled(&mut self) {
-        self.settle_at = Some(self.rests_until).max(self.settled_at);
-        self.change(|status| {
-            status.is_unsettled = true;
-            status.proven_at = None;
-        });
-    }
-
     /// Reads the source and applies it, and everything that arrives meanwhile.
     pub(super) async fn reload(&mut self) -> Result<(), Ended> {
-        let began = Instant::now();
         self.reload_at = None;
-        self.settle_at =
-            self.settle_at.and(self.settled_at).filter(|settled_at| began < *settled_at);
-        self.ledger.begin_scan();
+        if self.settled_at.is_none_or(|settled_at| settled_at <= Instant::now()) {
+            // This decides on all claims so far.
+            self.claims.clear();
+            (self.settle_at, self.settled_by) = (None, None);
+        }
+        self.change(|status| status.has_holes = false);
         self.is_scanning = true;
-        let scan = self.scan().await;
+        let scanned = self.copy_or_scan().await;
         self.is_scanning = false;
-        let outcome = match scan {
+        let (outcome, is_copy) = match scanned {
             ControlFlow::Break(ended) => return Err(ended),
             ControlFlow::Continue(outcome) => outcome,
         };
-        let rest = LONGEST_REST.min(began.elapsed().saturating_mul(9));
-        self.rests_until = Instant::now() + rest;
         let resident = if outcome.is_ok() { self.cache.keys() } else { Vec::new() };
         let (scanned, gone) = self.ledger.end_scan(resident);
         match outcome {
@@ -90,19 +61,27 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             Ok(()) if scanned == Scanned::Overtaken => self.reload_soon(),
             Ok(()) => {
                 for key in gone {
-                    self.drop_gone(&key).await;
+                    if is_copy {
+                        self.drop_absent(&key).await;
+                    } else {
+                        self.drop_gone(&key).await;
+                    }
                 }
-                self.counters.reloads.increment();
+                let Counters { reloads, copies, .. } = &*self.counters;
+                if is_copy { copies } else { reloads }.increment();
                 self.backoff = backoff();
-                let (is_last, is_settled) = (self.reload_at.is_none(), self.settle_at.is_none());
+                let is_last = self.reload_at.is_none();
                 self.change(|status| {
                     status.is_warm = true;
-                    status.is_unsettled &= !is_settled;
                     if is_last {
                         // Older messages may still be queued: how fresh this is, the next fence proves.
                         status.repaired();
                     }
                 });
+                if !is_copy {
+                    self.contacts = std::mem::take(&mut self.contacts).or_source();
+                }
+                self.settled();
             }
         }
         Ok(())
@@ -116,30 +95,93 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.change(|status| status.source_error = Some(error));
     }
 
-    /// Applies what the source yields. `Break`: the transport was closed.
-    async fn scan(&mut self) -> ControlFlow<Ended, Result<()>> {
+    /// Applies a copy of another replica if it may and there is one to be had, and else what the source
+    /// yields. `true`: it was a copy.
+    async fn copy_or_scan(&mut self) -> ControlFlow<Ended, (Result<()>, bool)> {
         let Some(source) = self.settings.source.clone() else {
             let what = "there is no source to reload from; give one with with_source";
-            return ControlFlow::Continue(Err(Error::new(ErrorKind::InvalidInput, what)));
+            let error = Error::new(ErrorKind::InvalidInput, what);
+            return ControlFlow::Continue((Err(error), false));
         };
-        let loads = |keys: Vec<Key>| {
-            let load = |key: Key| source.load(key.clone()).map(|row| row.map(|row| (key, row)));
-            stream::iter(keys).map(load).buffer_unordered(LOADS).boxed()
-        };
-        let mut rows: BoxStream<'_, Row<T>> = match self.settings.mode {
+        let peers = self.peers.clone().filter(|_| !self.status.borrow().is_warm);
+        if let Some(peers) = peers.as_ref().filter(|_| self.may_copy())
+            && self.copy(peers, &source).await?
+        {
+            return ControlFlow::Continue((Ok(()), true));
+        }
+        let _announced = peers.map(|peers| peers.announce());
+        let began = Instant::now();
+        self.ledger.begin_scan();
+        let rows: BoxStream<'_, Row<T>> = match self.settings.mode {
             Mode::UpdateIfPresent => {
                 // In order, as an index is read best, and a simulation repeats.
                 let mut keys = self.cache.keys();
                 keys.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
-                loads(keys)
+                loads(&source, keys)
             }
             _ => source.scan().map(|row| row.map(|(key, row)| (key, Some(row)))).boxed(),
         };
+        let outcome = self.scan(&source, rows, Some(self.settings.source_limit)).await?;
+        let rest = LONGEST_REST.min(began.elapsed().saturating_mul(9));
+        self.rests_until = Instant::now() + rest;
+        ControlFlow::Continue((outcome, false))
+    }
+
+    /// Whether a copy is as good as the source: nothing was lost here that its sender may not have heard
+    /// of either, and a fence of the sender covers all that was written.
+    fn may_copy(&self) -> bool {
+        self.contacts.is_gathering() && self.epoch == 0 && !self.status.borrow().is_partial
+    }
+
+    /// Applies a copy of another replica. `false`: there is none, and the source is to be read.
+    async fn copy(
+        &mut self,
+        peers: &Peers<T>,
+        source: &Arc<dyn Source<T>>,
+    ) -> ControlFlow<Ended, bool> {
+        // Before the copy is asked for: what arrived until then is in it.
+        self.ledger.begin_copy();
+        let limit = self.settings.source_limit;
+        let warm::Copy { rows, heads } = warm::copy(peers, source.clone(), limit);
+        let outcome = self.scan(source, rows, None).await?;
+        if self.status.borrow().disrupted_since.is_some() {
+            // Neither it nor the source is of use now.
+            self.ledger.overtaken();
+        }
+        if self.ledger.is_overtaken() {
+            return ControlFlow::Continue(true);
+        }
+        let heads = match outcome {
+            Ok(()) => heads.await.ok(),
+            Err(_) => None,
+        };
+        let Some(heads) = heads else { return ControlFlow::Continue(false) };
+        for missing in self.contacts.copied(&heads) {
+            self.gap(Gap::Known(missing)).await;
+        }
+        for head in heads {
+            self.progress.handled(Some(head));
+        }
+        ControlFlow::Continue(true)
+    }
+
+    /// Applies `rows`, which the source yields within `limit` of one another, or which are of a copy, that
+    /// has limits of its own; and everything that arrives meanwhile.
+    /// `Break`: the transport was closed.
+    async fn scan<'a>(
+        &mut self,
+        source: &'a Arc<dyn Source<T>>,
+        mut rows: BoxStream<'a, Row<T>>,
+        mut limit: Option<Duration>,
+    ) -> ControlFlow<Ended, Result<()>> {
         // Keys whose update arrived before their row: which of the two is newer is not known.
         let (mut again, mut rounds) = (Vec::new(), READ_AGAIN);
-        let limit = self.settings.source_limit;
         let mut deadline = after(limit);
         loop {
+            if limit.is_none() && self.epoch > 0 && self.ledger.is_overtaken() {
+                // What was lost here, a copy does not bring.
+                return ControlFlow::Continue(Ok(()));
+            }
             tokio::select! {
                 signal = self.signals.next() => {
                     if let Err(ended) = self.round(signal).await {
@@ -161,7 +203,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                         for key in &again {
                             self.ledger.read_again(key);
                         }
-                        rows = loads(std::mem::take(&mut again));
+                        rows = loads(source, std::mem::take(&mut again));
+                        limit = Some(self.settings.source_limit);
                         deadline = after(limit);
                     }
                     Ok(Some(row)) => {
@@ -171,7 +214,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                         }
                         deadline = after(limit);
                     }
-                    Err(_) => return ControlFlow::Continue(Err(source_is_slow(limit))),
+                    Err(_) => return ControlFlow::Continue(Err(source_is_slow(self.settings.source_limit))),
                 },
             }
         }
@@ -181,7 +224,11 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     /// is newer.
     async fn row(&mut self, row: Row<T>) -> Result<Option<Key>> {
         let (key, loaded) = row.map_err(reading_failed)?;
-        let version = loaded.as_ref().and_then(|loaded| loaded.version).map(Version::caller);
+        if !self.claims.is_empty() && loaded.is_some() {
+            // It is there, and whatever removes it will be heard.
+            self.claims.remove(&key);
+        }
+        let version = loaded.as_ref().and_then(Loaded::order);
         let Some(loaded) = loaded else {
             // A key that is gone, unless it came back meanwhile; the end of the scan removes it.
             self.ledger.unseen(&key);
@@ -201,10 +248,21 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     }
 }
 
+/// Loads each of `keys` from `source`.
+fn loads<T: Send + Sync + 'static>(
+    source: &Arc<dyn Source<T>>,
+    keys: Vec<Key>,
+) -> BoxStream<'_, Row<T>> {
+    let load = move |key: Key| source.load(key.clone()).map(|row| row.map(|row| (key, row)));
+    stream::iter(keys).map(load).buffer_unordered(LOADS).boxed()
+}
+
 /// A deadline so far away that no wait meets it stands for one that no clock can hold.
-fn after(limit: Duration) -> Instant {
+fn after(limit: Option<Duration>) -> Instant {
     let now = Instant::now();
-    now.checked_add(limit).unwrap_or(now + Duration::from_secs(365 * 86_400))
+    limit
+        .and_then(|limit| now.checked_add(limit))
+        .unwrap_or(now + Duration::from_secs(365 * 86_400))
 }
 
 const MAX_BACKOFF: Duration = Duration::from_secs(30);

@@ -81,8 +81,12 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             Some(Request::Has { asker, question, is_applied: true, name }) => {
                 self.rollcall.heard(asker, question, (message.origin(), name));
             }
-            // Its own question, or an answer of one who does not know.
-            Some(_) => {}
+            // Its own question, an answer of one who does not know, or a word about copies.
+            Some(request) => {
+                if let Some(peers) = &self.peers {
+                    peers.hear(request);
+                }
+            }
         }
     }
 

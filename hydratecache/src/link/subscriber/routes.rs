@@ -9,7 +9,9 @@ use crate::{Error, Gap, Topic};
 /// The topics that have readers in this process, by the broker's name of each.
 pub(super) struct Routes {
     name: fn(&Topic) -> String,
-    by_name: HashMap<String, Route, foldhash::fast::RandomState>,
+    /// Hashed alike in every run, so that a simulation of several topics repeats: the names are this
+    /// process's own, and nobody else's to choose.
+    by_name: HashMap<String, Route, foldhash::fast::FixedState>,
 }
 
 struct Route {

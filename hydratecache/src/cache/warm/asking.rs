@@ -1,0 +1,353 @@
+//! How a replica that is to be filled comes to its copy, or to the decision to read the source. A state
+//! machine without I/O.
+//!
+//! All who look for a copy hear one another: one question, one offer and one sign of life serve them
+//! all, as in `cache/repair.rs`.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::random_origin;
+use super::taking::Taking;
+use crate::{Origin, Request};
+
+/// Nobody asks later than this after the start, so that of many that start together some ask.
+const FIRST_QUESTION: Duration = Duration::from_millis(100);
+
+/// How long somebody has to offer a copy, at least; as long again and more at random, so that of many
+/// that begin together one is first to read the source.
+const LOOKING: Duration = Duration::from_millis(400);
+
+/// The random part.
+const JITTER: Duration = Duration::from_millis(700);
+
+/// How long somebody has to object to a claim.
+const CLAIMING: Duration = Duration::from_millis(250);
+
+/// How long a replica that is reading, or is busy with others, counts as alive without a sign.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// How often a copy is asked for, by anyone.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The longest wait for one reader of the source. After that, and half as long again at random, a second
+/// one may read it beside the first; never more.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// How often a copy may end before it is complete.
+const MOST_HALTS: usize = 8;
+
+/// How many questions are remembered.
+const QUESTIONS: usize = 64;
+
+/// Where the search for a copy stands.
+pub(super) struct Asking {
+    me: Origin,
+    state: State,
+    /// Questions that were heard since this began, its own among them: whoever answers one of them
+    /// asks for its proof later than this replica began to listen.
+    questions: VecDeque<Origin>,
+    /// When the next question is due, unless somebody else asks.
+    asks_at: Instant,
+    /// Who is about to have a copy, and until when that is believed.
+    others: Vec<(Origin, Instant)>,
+    patient_until: Instant,
+    halts: usize,
+}
+
+enum State {
+    /// Somebody may offer a copy.
+    Looking { until: Instant },
+    /// The source is about to be read, unless somebody came first.
+    Claimed { until: Instant },
+    /// Somebody sends.
+    Taking(Taking),
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Nothing,
+    Say(Request),
+    /// Chunks of this copy are to be listened to.
+    Listen(Origin),
+    ReadTheSource,
+}
+
+impl Asking {
+    /// Begins to look, as `me`.
+    pub(super) fn begin(me: Origin, now: Instant) -> Self {
+        Self {
+            me,
+            state: looking(now),
+            questions: VecDeque::new(),
+            asks_at: now + random(FIRST_QUESTION),
+            others: Vec::new(),
+            patient_until: now + LONGEST + random(LONGEST / 2),
+            halts: 0,
+        }
+    }
+
+    /// The copy that is being taken.
+    pub(super) fn taking(&mut self) -> Option<&mut Taking> {
+        if let State::Taking(taking) = &mut self.state { Some(taking) } else { None }
+    }
+
+    /// When [`due`](Self::due) has something to say.
+    pub(super) fn next_due(&self) -> Instant {
+        match &self.state {
+            State::Looking { until } => (*until).min(self.asks_at),
+            State::Claimed { until } => *until,
+            State::Taking(taking) => taking.next_due(),
+        }
+    }
+
+    /// Another replica, or this one, said something. `is_usable`: what is offered can be read here.
+    pub(super) fn heard(&mut self, request: &Request, is_usable: bool, now: Instant) -> Step {
+        match (request, &mut self.state) {
+            (Request::Wanted(question), _) => self.asked(*question, now),
+            (Request::Wait(by), _) if *by != self.me => self.waits(*by, now),
+            (Request::Take { copy, first, last }, State::Taking(taking))
+                if *copy == taking.copy() =>
+            {
+                taking.heard(first.get(), last.get(), now);
+            }
+            (Request::Withdrawn(copy), State::Taking(taking)) if *copy == taking.copy() => {
+                return self.halted(now);
+            }
+            (Request::Offered { .. }, State::Taking(_)) => {}
+            (Request::Offered { to, copy, .. }, _) if is_usable && self.questions.contains(to) => {
+                self.state = State::Taking(Taking::begin(*copy, now));
+                return Step::Listen(*copy);
+            }
+            _ => {}
+        }
+        Step::Nothing
+    }
+
+    /// What is due at `now`.
+    pub(super) fn due(&mut self, now: Instant) -> Step {
+        match &mut self.state {
+            State::Looking { .. } if now >= self.asks_at => {
+                let question = random_origin();
+                self.asked(question, now);
+                Step::Say(Request::Wanted(question))
+            }
+            State::Looking { until } if now >= *until => self.decide(now),
+            State::Claimed { until } if now >= *until => Step::ReadTheSource,
+            State::Taking(taking) if taking.is_over(now) => self.halted(now),
+            State::Taking(taking) => match taking.due(now) {
+                Some((first, last)) => Step::Say(taken(taking.copy(), first, last)),
+                None => Step::Nothing,
+            },
+            _ => Step::Nothing,
+        }
+    }
+
+    /// Somebody asks: one answer is for all who heard that.
+    fn asked(&mut self, question: Origin, now: Instant) {
+        self.questions.push_back(question);
+        if self.questions.len() > QUESTIONS {
+            self.questions.pop_front();
+        }
+        self.asks_at = now + ASK_AGAIN + random(ASK_AGAIN);
+    }
+
+    fn waits(&mut self, by: Origin, now: Instant) {
+        self.others.retain(|(other, until)| *other != by && now < *until);
+        self.others.push((by, now + SILENCE));
+        if matches!(self.state, State::Claimed { .. }) && by < self.me && !self.has_turn(now) {
+            self.state = looking(now);
+        }
+    }
+
+    /// Whether the source may be read by one more.
+    fn has_turn(&self, now: Instant) -> bool {
+        let others = self.others.iter().filter(|(_, until)| now < *until).count();
+        others < if now < self.patient_until { 1 } else { 2 }
+    }
+
+    /// Nobody offered a copy.
+    fn decide(&mut self, now: Instant) -> Step {
+        if self.has_turn(now) {
+            self.state = State::Claimed { until: now + CLAIMING };
+            return Step::Say(Request::Wait(self.me));
+        }
+        self.state = looking(now);
+        Step::Nothing
+    }
+
+    /// The copy ended before it was complete.
+    fn halted(&mut self, now: Instant) -> Step {
+        self.halts += 1;
+        if self.halts >= MOST_HALTS {
+            return Step::ReadTheSource;
+        }
+        self.state = looking(now);
+        self.asks_at = now + random(FIRST_QUESTION);
+        Step::Nothing
+    }
+}
+
+fn looking(now: Instant) -> State {
+    State::Looking { until: now + LOOKING + random(JITTER) }
+}
+
+fn taken(copy: Origin, first: u64, last: u64) -> Request {
+    let number = |number: u64| NonZeroU64::new(number).expect("chunks are counted from 1");
+    Request::Take { copy, first: number(first), last: number(last) }
+}
+
+/// A random part of `most`.
+pub(super) fn random(most: Duration) -> Duration {
+    most.mul_f64(fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::warm::chunk::FORM;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn id(number: u64) -> Origin {
+        Origin::from_u64(number).expect("not zero")
+    }
+
+    fn begun() -> (Asking, Instant) {
+        let now = Instant::now();
+        (Asking::begin(id(5), now), now)
+    }
+
+    fn offered(to: u64, copy: u64) -> Request {
+        Request::Offered { to: id(to), copy: id(copy), form: FORM, content_type: None }
+    }
+
+    /// What it does until `until`, if it hears nothing.
+    fn left_alone(asking: &mut Asking, until: Instant) -> Vec<(Instant, Step)> {
+        let mut steps = Vec::new();
+        while asking.next_due() <= until {
+            let now = asking.next_due();
+            let step = asking.due(now);
+            let is_over = step == Step::ReadTheSource;
+            steps.push((now, step));
+            if is_over {
+                break;
+            }
+        }
+        steps
+    }
+
+    #[test]
+    fn an_offer_is_taken_if_it_answers_a_question_that_was_heard() {
+        let (mut asking, now) = begun();
+        assert_eq!(asking.heard(&offered(7, 9), true, now), Step::Nothing, "asked before");
+        asking.heard(&Request::Wanted(id(7)), false, now);
+        assert_eq!(asking.heard(&offered(7, 9), false, now), Step::Nothing, "not to be read here");
+        assert_eq!(asking.heard(&offered(7, 9), true, now), Step::Listen(id(9)));
+        assert_eq!(asking.heard(&offered(7, 8), true, now), Step::Nothing, "one is enough");
+        let due = asking.next_due();
+        assert!(
+            matches!(asking.due(due), Step::Say(Request::Take { first, .. }) if first.get() == 1)
+        );
+    }
+
+    #[test]
+    fn nobody_asks_again_who_heard_another_one_ask() {
+        let (mut asking, mut now) = begun();
+        for question in 100..120 {
+            asking.heard(&Request::Wanted(id(question)), false, now);
+            asking.heard(&Request::Wait(id(4)), false, now);
+            let steps = left_alone(&mut asking, now + SECOND);
+            assert!(steps.iter().all(|(_, step)| *step == Step::Nothing), "{steps:?}");
+            now += SECOND;
+        }
+    }
+
+    #[test]
+    fn with_nobody_there_the_source_is_read_after_a_claim() {
+        let (mut asking, now) = begun();
+        let steps = left_alone(&mut asking, now + 3 * SECOND);
+        let [(_, Step::Say(Request::Wanted(_))), (_, claim), (_, Step::ReadTheSource)] = &steps[..]
+        else {
+            panic!("{steps:?}");
+        };
+        assert_eq!(*claim, Step::Say(Request::Wait(id(5))));
+    }
+
+    #[test]
+    fn of_two_claims_the_smaller_number_wins() {
+        for (other, is_yielding) in [(4, true), (6, false)] {
+            let (mut asking, _) = begun();
+            let mut now = asking.next_due();
+            while asking.due(now) != Step::Say(Request::Wait(id(5))) {
+                now = asking.next_due();
+            }
+            asking.heard(&Request::Wait(id(5)), false, now);
+            asking.heard(&Request::Wait(id(other)), false, now);
+            let steps = left_alone(&mut asking, now + SECOND);
+            let reads = steps.iter().any(|(_, step)| *step == Step::ReadTheSource);
+            assert_eq!(reads, !is_yielding);
+        }
+    }
+
+    #[test]
+    fn whoever_is_further_is_waited_for_as_long_as_it_lives_and_then_replaced() {
+        let (mut asking, began) = begun();
+        let mut now = began;
+        while now < began + 100 * SECOND {
+            asking.heard(&Request::Wait(id(4)), false, now);
+            let steps = left_alone(&mut asking, now + SECOND);
+            let is_question = |step: &Step| matches!(step, Step::Say(Request::Wanted(_)));
+            assert!(steps.iter().all(|(_, step)| is_question(step) || *step == Step::Nothing));
+            now += SECOND;
+        }
+        let steps = left_alone(&mut asking, now + 10 * SECOND);
+        assert_eq!(steps.last().map(|(_, step)| step), Some(&Step::ReadTheSource));
+    }
+
+    #[test]
+    fn after_the_longest_wait_a_second_one_reads_and_no_third() {
+        for (others, reads) in [(1, true), (2, false)] {
+            let (mut asking, mut now) = begun();
+            let end = now + 2 * LONGEST;
+            let mut is_reading = false;
+            while now < end && !is_reading {
+                for other in 1..=others {
+                    asking.heard(&Request::Wait(id(other)), false, now);
+                }
+                let steps = left_alone(&mut asking, now + SECOND);
+                is_reading = steps.iter().any(|(_, step)| *step == Step::ReadTheSource);
+                assert!(!is_reading || now >= end - 2 * LONGEST + LONGEST);
+                now += SECOND;
+            }
+            assert_eq!(is_reading, reads, "beside {others}");
+        }
+    }
+
+    #[test]
+    fn a_copy_that_is_withdrawn_or_halts_is_begun_again_elsewhere_and_not_for_ever() {
+        let (mut asking, mut now) = begun();
+        let take = |asking: &mut Asking, now| {
+            asking.heard(&Request::Wanted(id(7)), false, now);
+            assert_eq!(asking.heard(&offered(7, 9), true, now), Step::Listen(id(9)));
+        };
+        for round in 1..MOST_HALTS {
+            take(&mut asking, now);
+            if round % 2 == 0 {
+                let step = asking.heard(&Request::Withdrawn(id(9)), false, now);
+                assert_eq!(step, Step::Nothing);
+            }
+            while asking.taking().is_some() {
+                now = asking.next_due();
+                assert_ne!(asking.due(now), Step::ReadTheSource);
+            }
+        }
+        take(&mut asking, now);
+        let step = asking.heard(&Request::Withdrawn(id(9)), false, now);
+        assert_eq!(step, Step::ReadTheSource);
+    }
+}
