@@ -165,7 +165,7 @@ impl Plan {
             },
             // Nothing, a few messages, or all.
             replay_bytes: [0, 2 << 10, 4 << 20, 4 << 20][rng.usize(0..4)],
-            copies: (truth.has_source() && mode == Mode::Hydrate && rng.u8(0..3) > 0).then(|| {
+            copies: (truth.has_source() && mode == Mode::Hydrate && rng.u8(0..4) == 0).then(|| {
                 Copies {
                     chunk_bytes: if rng.u8(0..4) == 0 { 48 << 10 } else { 1 },
                     bytes_per_second: rng.u64(100..=20_000),
