@@ -27,7 +27,7 @@ const LOOKING_LIMIT: Duration = Duration::from_secs(1);
 const MAKING_LIMIT: Duration = Duration::from_secs(3);
 
 /// A topic that somebody else just made may take so long until every broker knows it.
-const SPREADING_LIMIT: Duration = Duration::from_millis(500);
+const SPREADING_LIMIT: Duration = Duration::from_secs(2);
 
 /// A single question is asked again after this, so that one which went astray costs no more.
 const QUESTION_LIMIT: Duration = Duration::from_secs(2);

@@ -1,9 +1,10 @@
-//! What an outage does to Kafka's publishers.
+//! What an outage does to Kafka's clients.
 
 use futures::future::join;
+use hydratecache::Signal;
 use hydratecache_testkit::faults::Subject as _;
 use hydratecache_testkit::faults::support::{
-    Listener, Writer, connect, connect_via, fence, in_time, secs, topic,
+    Listener, Writer, connect, connect_via, fence, in_time, number, secs, topic, until,
 };
 use hydratecache_testkit::proxy::{Direction, Needle};
 
@@ -36,4 +37,43 @@ async fn a_publish_whose_answer_is_cut_off_is_sent_again_and_arrives_once() {
         let fence = fence(&near).await;
         assert!(listener.before(fence).await.is_empty(), "it arrived once");
     }
+}
+
+/// Fault 3, for longer than the broker's session in the cluster: when it runs on, it may name no broker for a
+/// moment, and everybody is disrupted once more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_frozen_for_long_is_read_on_and_no_connection_stays() {
+    let kafka = Kafka::start().await;
+    let broker = kafka.broker();
+    let transport = connect(&kafka).await;
+    let topic = topic("users");
+    let mut listener = Listener::on(&transport, &topic).await;
+    let mut writer = Writer::new(&transport, &topic);
+    broker.pause().await.expect("paused");
+    listener.disrupted(secs(10)).await;
+    tokio::time::sleep(secs(8)).await;
+    broker.resume().await.expect("resumed");
+    let publishing = async {
+        loop {
+            if let Ok(sent) = writer.send().await {
+                return sent;
+            }
+        }
+    };
+    let sent = in_time("a publish", secs(15), publishing).await;
+    // Those of unknown outcome may have come, or be behind a gap.
+    let mut is_missing = false;
+    loop {
+        match listener.next("what was published", secs(10)).await {
+            Signal::Message(message) if number(&message) == sent => break,
+            Signal::Gap(_) => is_missing = true,
+            Signal::Message(_) | Signal::Disrupted(_) | Signal::Live => {}
+            other => panic!("what was published, not {other:?}"),
+        }
+    }
+    assert!(!is_missing || sent > 1, "nothing was lost");
+    until("as many connections as before", secs(10), async || {
+        kafka.connections().await == kafka.connections_of_one()
+    })
+    .await;
 }
