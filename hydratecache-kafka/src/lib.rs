@@ -4,6 +4,7 @@ mod blocking;
 mod config;
 mod context;
 mod error;
+mod gatherer;
 mod keeper;
 mod numbering;
 mod opener;

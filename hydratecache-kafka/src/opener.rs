@@ -17,6 +17,7 @@ use crate::blocking::{Closable, blocking};
 use crate::config::{KafkaConfig, MissingTopics, NewTopic};
 use crate::error::{Attempt, from_code, from_kafka, is_missing, is_passing};
 use crate::publisher::Producer;
+use crate::surveyor::those_there;
 use making::Unmade;
 
 /// After this it is looked for a topic that stands in the way: early enough that a slow broker's answer
@@ -125,7 +126,7 @@ impl Opener {
     async fn let_it_be_made(&self, name: &str, deadline: Instant) -> Result<Made> {
         Ok(match self.missing_topics {
             MissingTopics::Create(topic) => {
-                self.make(name, topic, deadline).await?;
+                self.make(vec![name.to_owned()], topic, deadline).await?;
                 Made::Asked
             }
             MissingTopics::Refuse => Made::Never,
@@ -188,19 +189,59 @@ impl Opener {
         }
     }
 
-    async fn make(&self, name: &str, topic: NewTopic, deadline: Instant) -> Result<()> {
-        let (client, name) = (self.client.clone(), name.to_owned());
-        let place = self.place(&name);
+    async fn make(&self, names: Vec<String>, topic: NewTopic, deadline: Instant) -> Result<()> {
+        let (client, place) = (self.client.clone(), self.place(&names.join(", ")));
         let limit = deadline.saturating_duration_since(Instant::now()).max(PAUSE);
         let runtime = Handle::current();
         let make = move || {
-            let made = making::make(&client, &name, topic, limit, &runtime);
+            let made = making::make(&client, &names, topic, limit, &runtime);
             made.map_err(|error| match error {
                 Unmade::Client(error) => from_kafka(Attempt::Prepare, place, &error),
                 Unmade::Refused(code) => from_code(Attempt::Prepare, place, code),
             })
         };
         blocking(make).await
+    }
+
+    /// Lets many topics be made at once, as far as that is allowed, and waits a while until they are there.
+    /// What does not come of it, [`open`](Self::open) finds for each.
+    pub(crate) async fn prepare(&self, names: Vec<String>, deadline: Instant) {
+        let end = deadline.min(Instant::now() + LOOKING_LIMIT);
+        let asked = match self.missing_topics {
+            MissingTopics::Refuse => return,
+            MissingTopics::Create(topic) => self.make(names.clone(), topic, deadline).await,
+            MissingTopics::AskBroker => self.name_each(names.clone(), deadline).await,
+        };
+        if let Err(error) = asked {
+            tracing::debug!(messaging.system = "kafka", %error, "not made at once");
+        }
+        while Instant::now() < end && !self.are_there(names.clone()).await {
+            sleep(PAUSE * 5).await;
+        }
+    }
+
+    /// Asks for each topic, so that brokers make what they have not.
+    async fn name_each(&self, names: Vec<String>, deadline: Instant) -> Result<()> {
+        let (producer, place) = (self.producer.get()?, self.address.clone());
+        let ask = move || {
+            for name in &names {
+                let limit = deadline.saturating_duration_since(Instant::now());
+                let limit = limit.clamp(Duration::from_millis(1), QUESTION_LIMIT);
+                let asked = producer.client().fetch_metadata(Some(name), limit);
+                asked.map_err(|error| from_kafka(Attempt::Prepare, &place, &error))?;
+            }
+            Ok(())
+        };
+        blocking(ask).await
+    }
+
+    async fn are_there(&self, names: Vec<String>) -> bool {
+        let Ok(producer) = self.producer.get() else { return false };
+        let look = move || {
+            let found = those_there(producer.client(), &names, QUESTION_LIMIT);
+            Ok(found.is_ok_and(|found| names.iter().all(|name| found.contains_key(name))))
+        };
+        blocking(look).await.unwrap_or(false)
     }
 
     /// Why the broker did not make the topic: it does not say.

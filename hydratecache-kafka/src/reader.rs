@@ -34,12 +34,13 @@ use crate::config::{KafkaConfig, Start};
 use crate::context::{Context, CutOff};
 use crate::error::{Attempt, from_code, from_kafka, is_missing};
 use crate::record::{Arrived, decode};
+use crate::surveyor::those_there;
 use crate::topic_name::kafka_name;
 use fences::Fences;
-use inbox::{Asking, Input};
+use inbox::Input;
 use route::{Lost, Route, Slot};
 
-pub(crate) use inbox::{AskingForFence, Command, Inbox};
+pub(crate) use inbox::{Asking, AskingForFence, Command, Inbox};
 pub(crate) use watched::Watched;
 
 /// How many records of one partition are distributed before others get their turn.
@@ -47,6 +48,9 @@ const ROUND: usize = 512;
 
 /// While a reader catches up, a partition waits this long before it looks for room again.
 const HOLD: Duration = Duration::from_millis(1);
+
+/// librdkafka's least limit.
+const A_LITTLE: Duration = Duration::from_millis(1);
 
 /// A reader that takes nothing for so long is not catching up: it gets its gap.
 const LONGEST_HOLD: Duration = Duration::from_secs(2);
@@ -81,6 +85,23 @@ impl Consuming {
     /// The client, while its thread runs. To be dropped where that may block.
     pub(crate) fn get(&self) -> Option<Arc<BaseConsumer<Context>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+    }
+
+    /// Lets the client learn where the partitions of these Kafka topics are. By itself it looks once a
+    /// second for topics that it does not know, and new subscriptions would wait for that.
+    pub(crate) async fn learn(&self, names: Vec<String>, deadline: tokio::time::Instant) {
+        let consuming = self.clone();
+        let limit = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let learn = move || {
+            if let Some(consumer) = consuming.get()
+                && let Err(error) = those_there(consumer.client(), &names, limit.max(A_LITTLE))
+            {
+                // What is wrong, the subscription finds as well.
+                tracing::debug!(messaging.system = "kafka", %error, ?names, "not learnt");
+            }
+            Ok(())
+        };
+        let _ = blocking(learn).await;
     }
 
     fn replace(&self, consumer: &Arc<BaseConsumer<Context>>) {
@@ -153,22 +174,6 @@ impl Reader {
 
     pub(crate) fn watched(&self) -> &Watched {
         &self.watched
-    }
-
-    /// Lets the client learn where the partitions of the Kafka topic `name` are. By itself it looks
-    /// once a second for topics that it does not know, and a new subscription would wait for that.
-    pub(crate) async fn learn(&self, name: &str, limit: Duration) -> Result<()> {
-        let (consumer, name) = (self.consumer.clone(), name.to_owned());
-        let learn = move || {
-            if let Some(consumer) = consumer.get()
-                && let Err(error) = consumer.fetch_metadata(Some(&name), limit)
-            {
-                // What is wrong, the subscription finds as well.
-                tracing::debug!(messaging.system = "kafka", %error, name, "not learnt");
-            }
-            Ok(())
-        };
-        blocking(learn).await
     }
 
     /// Ends every subscription at once, and the thread. Waits until it has ended.

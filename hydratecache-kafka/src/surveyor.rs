@@ -17,14 +17,14 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use crate::blocking::OffRuntime;
 use crate::config::KafkaConfig;
 use crate::context::{Context, CutOff};
-use crate::error::{Attempt, from_code, from_kafka, is_missing};
+use crate::error::{Attempt, from_code, from_kafka, is_missing, is_passing};
 
 /// A topic that no topic of ours is called like: it has an empty token.
 pub(crate) const SIGN_OF_LIFE: &str = "hydratecache..sign-of-life";
 
 /// Up to so many topics are asked for one by one; for more, all that the cluster has are. The client
 /// library has no question for some.
-const ONE_BY_ONE: usize = 20;
+pub(crate) const ONE_BY_ONE: usize = 20;
 
 /// A client of its own: it is not held up by fetches that wait.
 pub(crate) struct Surveyor {
@@ -143,6 +143,25 @@ impl Surveyor {
         })
     }
 
+    /// How many partitions these topics have, of those that may be described and are there. Blocks until
+    /// `deadline` at most.
+    pub(crate) fn look(
+        &self,
+        names: &[String],
+        deadline: Instant,
+    ) -> Result<HashMap<String, usize>> {
+        loop {
+            let limit = deadline.saturating_duration_since(Instant::now()).max(A_LITTLE);
+            let found = those_there(self.client().client(), names, limit);
+            let code = found.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+            let is_passing = code.is_some_and(is_passing) && Instant::now() + PAUSE < deadline;
+            if !is_passing {
+                return found.map_err(|error| from_kafka(Attempt::Prepare, &self.address, &error));
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
     /// The numbers of partitions of these topics now, of those that are there.
     pub(crate) fn look_up(
         &self,
@@ -242,6 +261,31 @@ fn is_electing(code: Code) -> bool {
 const PAUSE: Duration = Duration::from_millis(20);
 
 const A_LITTLE: Duration = Duration::from_millis(1);
+
+/// How many partitions these topics have, of those of which a broker says that. Blocks for `limit` at
+/// most, for each topic.
+pub(crate) fn those_there<C: ClientContext>(
+    client: &Client<C>,
+    names: &[String],
+    limit: Duration,
+) -> KafkaResult<HashMap<String, usize>> {
+    let mut found = HashMap::with_capacity(names.len());
+    let mut take = |metadata: &Metadata| {
+        for topic in metadata.topics() {
+            if topic.error().is_none() && !topic.partitions().is_empty() {
+                found.insert(topic.name().to_owned(), topic.partitions().len());
+            }
+        }
+    };
+    if names.len() > ONE_BY_ONE {
+        take(&client.fetch_metadata(None, limit)?);
+    } else {
+        for name in names {
+            take(&client.fetch_metadata(Some(name), limit)?);
+        }
+    }
+    Ok(found)
+}
 
 /// How many partitions these topics have; those that do not exist are left out. Blocks for `limit` at
 /// most, for each topic.

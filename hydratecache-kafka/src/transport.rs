@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, join};
+use futures::future::{BoxFuture, join, join_all};
 use hydratecache::{
     Error, ErrorKind, Fence, FenceScope, Limits, Message, Result, Subscription, Topic, Transport,
 };
@@ -19,12 +19,12 @@ use crate::blocking::{Closable, blocking};
 use crate::config::KafkaConfig;
 use crate::context::{Context, CutOff};
 use crate::error::Attempt;
+use crate::gatherer::{Asked, Gatherer, Wanted};
 use crate::keeper::{Keeper, Rhythm};
 use crate::opener::Opener;
 use crate::publisher::{Producer, Publisher};
 use crate::reader::{AskingForFence, Command, Reader};
-use crate::surveyor::{Surveyed, Surveyor};
-use crate::topic_name::kafka_name;
+use crate::surveyor::Surveyor;
 
 /// Kafka as a transport. Cloning shares the clients.
 ///
@@ -46,7 +46,9 @@ struct Open {
     surveyor: Closable<Surveyor>,
     requests: mpsc::UnboundedSender<AskingForFence>,
     closing: CancellationToken,
-    keeper: Mutex<Option<AbortOnDropHandle<()>>>,
+    wanted: mpsc::UnboundedSender<Wanted>,
+    /// What ends with the transport.
+    tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
 }
 
 /// How long closing waits for tasks and threads to end by themselves.
@@ -90,9 +92,19 @@ impl KafkaTransport {
             troubles: heard,
             closing: closing.clone(),
         };
-        let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run(Rhythm::from(&config))));
-        let keeper = Mutex::new(Some(keeper));
-        let open = Open { reader, publisher, opener, surveyor, requests, closing, keeper };
+        let keeper = tokio::spawn(keeper.run(Rhythm::from(&config)));
+        let (wanted, receiver) = mpsc::unbounded_channel();
+        let asked = Asked {
+            opener: opener.clone(),
+            surveyor: surveyor.get()?,
+            consumer: reader.consumer(),
+            watched: reader.watched().clone(),
+            inbox: reader.inbox(),
+        };
+        let gatherer = Gatherer { wanted: receiver, closing: closing.clone(), asked };
+        let tasks = [keeper, tokio::spawn(gatherer.run())].map(AbortOnDropHandle::new);
+        let tasks = Mutex::new(tasks.into());
+        let open = Open { reader, publisher, opener, surveyor, requests, closing, wanted, tasks };
         Ok(Self(Arc::new(Inner { config, open: Mutex::new(Some(Arc::new(open))) })))
     }
 }
@@ -170,27 +182,16 @@ impl Inner {
     }
 }
 
-/// Proves the subscription: the ends of all partitions are known before it returns, they are read from
-/// there, and something was fetched.
-async fn subscribe(open: &Arc<Open>, topic: Topic, deadline: Instant) -> Result<Subscription> {
-    let name = kafka_name(&topic);
-    let partitions = open.opener.open(&name, deadline).await?;
-    let surveyed = Surveyed { topic: topic.clone(), name: name.clone(), partitions };
-    let surveyor = open.surveyor.get()?;
-    let left = deadline.saturating_duration_since(Instant::now());
-    let survey = move || surveyor.survey(Attempt::Subscribe, &[surveyed], left);
-    let mut ends = Vec::new();
-    for surveyed in blocking(survey).await? {
-        ends = surveyed.ends?;
-    }
-    if !open.reader.watched().has(&topic) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        open.reader.learn(&name, left.max(A_LITTLE)).await?;
-    }
+/// The subscription is proven before it is returned: the ends of all partitions are known, they are read
+/// from there, and something was fetched.
+async fn subscribe(open: &Open, topic: Topic, deadline: Instant) -> Result<Subscription> {
     let (reply, subscription) = oneshot::channel();
     let asking = Asking { open, topic: topic.clone() };
-    open.reader.inbox().tell(Command::Subscribe { topic, ends, reply });
-    let answer = timeout_at(deadline, subscription).await;
+    let answer = match open.wanted.send(Wanted { topic, deadline, reply }) {
+        Ok(()) => timeout_at(deadline, subscription).await,
+        // Its task ended: the transport is being closed.
+        Err(_) => std::future::pending().await,
+    };
     // Whoever gave up is not asking any more when this is heard.
     drop(asking);
     match answer {
@@ -202,7 +203,7 @@ async fn subscribe(open: &Arc<Open>, topic: Topic, deadline: Instant) -> Result<
 
 /// Somebody who asks for a topic, and perhaps gives up.
 struct Asking<'a> {
-    open: &'a Arc<Open>,
+    open: &'a Open,
     topic: Topic,
 }
 
@@ -255,18 +256,13 @@ impl Open {
         if let Some(producer) = self.opener.producer().close() {
             producer.abandon();
         }
-        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(keeper) = keeper {
-            // It ends with its next step, or is aborted.
-            let _ = timeout(A_MOMENT, keeper).await;
-        }
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        // They end with their next step, or are aborted.
+        let _ = timeout(A_MOMENT, join_all(tasks)).await;
     }
 }
 
 const A_MOMENT: Duration = Duration::from_millis(100);
-
-/// librdkafka's least limit.
-const A_LITTLE: Duration = Duration::from_millis(1);
 
 /// A transport that is dropped ends what it started.
 impl Drop for Open {

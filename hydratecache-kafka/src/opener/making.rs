@@ -21,10 +21,10 @@ pub(super) enum Unmade {
     Refused(Code),
 }
 
-/// Makes the Kafka topic `name`. Blocks for `limit` at most.
+/// Makes the Kafka topics of these names. Blocks for `limit` at most.
 pub(super) fn make(
     client: &ClientConfig,
-    name: &str,
+    names: &[String],
     topic: NewTopic,
     limit: Duration,
     runtime: &Handle,
@@ -34,12 +34,13 @@ pub(super) fn make(
     // -1 is the broker's default.
     let replicas = topic.replicas.map_or(-1, |replicas| i32::from(replicas.get()));
     let partitions = i32::from(topic.partitions.get());
-    let mut asked = AdminTopic::new(name, partitions, TopicReplication::Fixed(replicas));
-    if topic.is_compacted {
-        asked = asked.set("cleanup.policy", "compact");
-    }
+    let asked = names.iter().map(|name| {
+        let asked = AdminTopic::new(name, partitions, TopicReplication::Fixed(replicas));
+        if topic.is_compacted { asked.set("cleanup.policy", "compact") } else { asked }
+    });
+    let asked: Vec<AdminTopic<'_>> = asked.collect();
     let options = AdminOptions::new().request_timeout(Some(limit)).operation_timeout(Some(limit));
-    let answers = runtime.block_on(admin.create_topics([&asked], &options));
+    let answers = runtime.block_on(admin.create_topics(&asked, &options));
     for answer in answers.map_err(Unmade::Client)? {
         match answer {
             // Somebody else was quicker.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use hydratecache::cache::Replica;
-use hydratecache::{Channel, Signal, Transport};
+use hydratecache::{Channel, Signal, Topic, Transport};
 use hydratecache_kafka::{KafkaConfig, MissingTopics};
 use hydratecache_testkit::broker::Broker;
 use hydratecache_testkit::faults::support::{
@@ -13,7 +13,7 @@ use hydratecache_testkit::faults::support::{
 };
 use hydratecache_testkit::proxy::FaultProxy;
 
-use crate::support::{Admin, config, kafka, proxied};
+use crate::support::{Admin, config, connections_to, kafka, proxied};
 
 /// A broker, a transport behind a proxy, and one beside it.
 struct Arena {
@@ -211,4 +211,25 @@ async fn nothing_in_a_partition_that_was_added_is_lost() {
     assert_eq!(hydration.stats().gaps, 0, "each partition has a count of its own");
     let missing = (0..2_000).find(|number| replica.get(&format!("user:{number}")).is_none());
     assert_eq!(missing, None);
+}
+
+/// Fault 15, its beginning: nobody waits for a thousand questions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_topics_are_subscribed_to_at_once_and_over_the_same_connections() {
+    let broker = kafka(std::iter::empty()).await;
+    let names: Vec<String> = (0..1000).map(|number| format!("topic.{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let admin = Admin::of(&broker);
+    admin.make(&names, 1).await;
+    admin.lead(&names).await;
+    drop(admin);
+    let transport = connect(config(broker.addr())).await;
+    let topics: Vec<Topic> = names.iter().map(|name| topic(name)).collect();
+    let subscribing = join_all(topics.iter().map(|topic| Listener::on(&transport, topic)));
+    let mut listeners = in_time("a thousand subscriptions", secs(5), subscribing).await;
+    assert_eq!(connections_to(broker.addr()).expect("the system's table"), 4);
+    for (listener, topic) in listeners.iter_mut().zip(&topics).step_by(100) {
+        Writer::new(&transport, topic).send().await.expect("published");
+        listener.numbers([1]).await;
+    }
 }

@@ -13,6 +13,7 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult,
 };
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -86,6 +87,22 @@ impl Admin {
         let topics: Vec<NewTopic<'_>> = topics.iter().copied().map(one).collect();
         let made = self.client.create_topics(&topics, &self.options).await.expect("answered");
         all_done(made);
+    }
+
+    /// Waits until the broker leads these topics: it answers that they are made long before, if they
+    /// are many.
+    pub(crate) async fn lead(&self, topics: &[&str]) {
+        let client: BaseConsumer = self.settings.create().expect("a client");
+        let topics: Vec<String> = topics.iter().copied().map(str::to_owned).collect();
+        let leading = tokio::task::spawn_blocking(move || {
+            let limit = Duration::from_secs(1);
+            for topic in topics {
+                while client.fetch_watermarks(&topic, 0, limit).is_err() {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            }
+        });
+        within(Duration::from_secs(60), leading).await.expect("no panic");
     }
 
     pub(crate) async fn delete(&self, topic: &str) {
