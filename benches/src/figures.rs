@@ -12,6 +12,7 @@ mod reads;
 mod round_trip;
 mod stale;
 mod subscribe;
+mod warm_start;
 
 use anyhow::Result;
 
@@ -53,6 +54,7 @@ pub const GROUPS: &[Group] = &[
     Group { names: envelope::NAMES, measure: envelope::measure },
     Group { names: allocations::NAMES, measure: allocations::measure },
     Group { names: stale::NAMES, measure: stale::measure },
+    Group { names: warm_start::NAMES, measure: warm_start::measure },
 ];
 
 /// The names of all figures.
