@@ -7,6 +7,8 @@
 
 mod cost;
 mod fleet;
+#[path = "../shared/pgbench.rs"]
+mod pgbench;
 mod staleness;
 mod workload;
 
@@ -17,9 +19,10 @@ use std::time::Duration;
 use hydratecache::Topic;
 use hydratecache_postgres::{Attachment, Migration, PostgresConfig};
 use hydratecache_testkit::broker::{Broker, Kind};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use fleet::Fleet;
+use pgbench::{connect, make_tables, setting};
 use staleness::Staleness;
 use workload::Workload;
 
@@ -46,11 +49,11 @@ async fn main() -> ExitCode {
 /// `true`: no row differs.
 async fn run() -> Outcome<bool> {
     let workload = Workload::from_environment()?;
-    let replicas = workload::setting("PGBENCH_REPLICAS", 3)?;
+    let replicas = setting("PGBENCH_REPLICAS", 3)?;
     let broker = Broker::start(Kind::Postgres).await?;
     let admin = connect(broker.url()).await?;
     Migration::install(&admin).await?;
-    workload.make_tables(&broker).await?;
+    make_tables(&broker, workload.scale).await?;
     for table in TABLES {
         attach(&admin, table).await?;
     }
@@ -102,13 +105,4 @@ async fn kill_connections(admin: &Client, kills: &mut i64) -> Box<dyn StdError +
             Err(error) => return error.into(),
         }
     }
-}
-
-/// A connection of this program's own. The test server's role is named as our schema, which would
-/// therefore come first.
-async fn connect(url: &str) -> Outcome<Client> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-    tokio::spawn(connection);
-    client.batch_execute("SET search_path = public").await?;
-    Ok(client)
 }

@@ -1,16 +1,15 @@
 //! pgbench's own binary and its own workload.
 
-use std::process::Stdio;
-
 use hydratecache_testkit::broker::Broker;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use crate::Outcome;
+use crate::pgbench::{command, setting};
 
 /// How much pgbench does.
 pub(crate) struct Workload {
     pub(crate) seconds: u64,
-    scale: u64,
+    pub(crate) scale: u64,
     clients: u64,
 }
 
@@ -32,16 +31,6 @@ impl Workload {
         })
     }
 
-    pub(crate) async fn make_tables(&self, broker: &Broker) -> Outcome<()> {
-        let scale = self.scale.to_string();
-        let made = command(broker).args(["-i", "-q", "-s", &scale]).output().await;
-        let made = made.map_err(|error| format!("pgbench does not run: {error}"))?;
-        if made.status.success() {
-            return Ok(());
-        }
-        Err(format!("pgbench -i failed: {}", String::from_utf8_lossy(&made.stderr)).into())
-    }
-
     pub(crate) fn start(&self, broker: &Broker) -> Outcome<Running> {
         self.start_for(broker, self.seconds)
     }
@@ -52,18 +41,6 @@ impl Workload {
         command.args(["-n", "-j", "2", "-c", &clients, "-T", &seconds]);
         Ok(Running(command.spawn()?))
     }
-}
-
-fn command(broker: &Broker) -> Command {
-    let mut command = Command::new("pgbench");
-    command
-        .env("PGOPTIONS", "-c search_path=public")
-        .env("PGDATABASE", broker.url())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    command
 }
 
 impl Running {
@@ -87,13 +64,5 @@ impl Running {
             }
             _ => Err(format!("pgbench failed: {}", String::from_utf8_lossy(&output.stderr)).into()),
         }
-    }
-}
-
-/// A whole number from the environment.
-pub(crate) fn setting<T: std::str::FromStr>(name: &str, default: T) -> Outcome<T> {
-    match std::env::var(name) {
-        Err(_) => Ok(default),
-        Ok(text) => text.parse().map_err(|_| format!("{name} is not a whole number").into()),
     }
 }

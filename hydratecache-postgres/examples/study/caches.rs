@@ -18,7 +18,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_postgres::{Client, Statement};
 
 use crate::load::{Distribution, Load};
-use crate::{Outcome, TABLE, config, connect};
+use crate::pgbench::connect;
+use crate::{Outcome, TABLE, config};
 
 /// The usual choice where nothing else ends an entry.
 const TTL: Duration = Duration::from_secs(30);

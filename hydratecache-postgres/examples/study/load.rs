@@ -1,8 +1,6 @@
 //! What is written and read: pgbench's own workload, and readers with the same taste.
 
 use std::io::Write;
-use std::process::Stdio;
-use std::str::FromStr;
 use std::time::Duration;
 
 use hydratecache_testkit::broker::Broker;
@@ -10,9 +8,10 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution as _, Zipf};
 use tempfile::NamedTempFile;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use crate::Outcome;
+use crate::pgbench::{command, setting};
 
 /// pgbench's own parameter must lie between 1.001 and 1,000; from about 1.1 on, a percent of the accounts gets
 /// most of the accesses.
@@ -41,7 +40,7 @@ pub(crate) struct Load {
     pub(crate) reads: u32,
     /// A second, in all.
     pub(crate) writes: u32,
-    scale: u32,
+    pub(crate) scale: u32,
 }
 
 impl Load {
@@ -62,16 +61,6 @@ impl Load {
 
     pub(crate) fn accounts(&self) -> u32 {
         self.scale.saturating_mul(100_000)
-    }
-
-    pub(crate) async fn make_tables(&self, broker: &Broker) -> Outcome<()> {
-        let scale = self.scale.to_string();
-        let made = command(broker).args(["-i", "-q", "-s", &scale]).output().await;
-        let made = made.map_err(|error| format!("pgbench does not run: {error}"))?;
-        if made.status.success() {
-            return Ok(());
-        }
-        Err(format!("pgbench -i failed: {}", String::from_utf8_lossy(&made.stderr)).into())
     }
 
     /// Begins to write.
@@ -134,25 +123,5 @@ impl Writing {
             Some(count) if output.status.success() => Ok(count),
             _ => Err(format!("pgbench failed: {}", String::from_utf8_lossy(&output.stderr)).into()),
         }
-    }
-}
-
-fn command(broker: &Broker) -> Command {
-    let mut command = Command::new("pgbench");
-    command
-        .env("PGOPTIONS", "-c search_path=public")
-        .env("PGDATABASE", broker.url())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    command
-}
-
-/// A whole number from the environment.
-fn setting<T: FromStr>(name: &str, default: T) -> Outcome<T> {
-    match std::env::var(name) {
-        Err(_) => Ok(default),
-        Ok(text) => text.parse().map_err(|_| format!("{name} is not a whole number").into()),
     }
 }

@@ -12,6 +12,8 @@
 
 mod caches;
 mod load;
+#[path = "../shared/pgbench.rs"]
+mod pgbench;
 mod report;
 
 use std::error::Error as StdError;
@@ -22,10 +24,11 @@ use std::time::Duration;
 use hydratecache::Topic;
 use hydratecache_postgres::{Attachment, Migration, PostgresConfig};
 use hydratecache_testkit::broker::{Broker, Kind};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use caches::Fleet;
 use load::{Distribution, Load};
+use pgbench::{connect, make_tables};
 use report::Run;
 
 type Outcome<T> = Result<T, Box<dyn StdError + Send + Sync>>;
@@ -66,7 +69,7 @@ async fn measure(load: &Load, distribution: Distribution) -> Outcome<Run> {
         Broker::builder(Kind::Postgres).with_setting("max_connections=300").start().await?;
     let admin = connect(broker.url()).await?;
     Migration::install(&admin).await?;
-    load.make_tables(&broker).await?;
+    make_tables(&broker, load.scale.into()).await?;
     Attachment::new(format!("public.{TABLE}"), Topic::new(TABLE)?).attach(&admin).await?;
     let fleet = Fleet::start(&broker, load.replicas).await?;
     let writing = load.write(&broker, distribution)?;
@@ -86,15 +89,6 @@ async fn kill_once(admin: &Client, after: Duration) -> Outcome<i64> {
     let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
                 WHERE application_name = 'hydratecache listen'";
     Ok(admin.query_one(kill, &[]).await?.get(0))
-}
-
-/// A connection of this program's own. The test server's role is named as our schema, which would
-/// therefore come first.
-async fn connect(url: &str) -> Outcome<Client> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-    tokio::spawn(connection);
-    client.batch_execute("SET search_path = public").await?;
-    Ok(client)
 }
 
 /// What the replicas connect with.
