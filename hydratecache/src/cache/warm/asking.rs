@@ -99,8 +99,7 @@ impl Asking {
     /// When [`due`](Self::due) has something to say.
     pub(super) fn next_due(&self) -> Instant {
         match &self.state {
-            State::Looking { until } => (*until).min(self.asks_at),
-            State::Claimed { until } => *until,
+            State::Looking { until } | State::Claimed { until } => (*until).min(self.asks_at),
             State::Taking(taking) => taking.next_due(),
         }
     }
@@ -131,7 +130,7 @@ impl Asking {
     /// What is due at `now`.
     pub(super) fn due(&mut self, now: Instant) -> Step {
         match &mut self.state {
-            State::Looking { .. } if now >= self.asks_at => {
+            State::Looking { .. } | State::Claimed { .. } if now >= self.asks_at => {
                 let question = random_origin();
                 self.asked(question, now);
                 Step::Say(Request::Wanted(question))
@@ -174,6 +173,8 @@ impl Asking {
     fn decide(&mut self, now: Instant) -> Step {
         if self.has_turn(now) {
             self.state = State::Claimed { until: now + CLAIMING };
+            // Once more: whoever had a gap when it was asked may be whole again.
+            self.asks_at = now;
             return Step::Say(Request::Wait(self.me));
         }
         self.state = looking(now);
@@ -271,10 +272,12 @@ mod tests {
     fn with_nobody_there_the_source_is_read_after_a_claim() {
         let (mut asking, now) = begun();
         let steps = left_alone(&mut asking, now + 3 * SECOND);
-        let [(_, Step::Say(Request::Wanted(_))), (_, claim), (_, Step::ReadTheSource)] = &steps[..]
-        else {
+        let [(_, first), (_, claim), (_, again), (_, Step::ReadTheSource)] = &steps[..] else {
             panic!("{steps:?}");
         };
+        for question in [first, again] {
+            assert!(matches!(question, Step::Say(Request::Wanted(_))), "{steps:?}");
+        }
         assert_eq!(*claim, Step::Say(Request::Wait(id(5))));
     }
 
