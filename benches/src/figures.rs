@@ -9,6 +9,7 @@ mod hydrated;
 mod memory;
 mod publish;
 mod reads;
+mod replay;
 mod round_trip;
 mod stale;
 mod subscribe;
@@ -54,6 +55,7 @@ pub const GROUPS: &[Group] = &[
     Group { names: envelope::NAMES, measure: envelope::measure },
     Group { names: allocations::NAMES, measure: allocations::measure },
     Group { names: stale::NAMES, measure: stale::measure },
+    Group { names: replay::NAMES, measure: replay::measure },
     Group { names: warm_start::NAMES, measure: warm_start::measure },
 ];
 

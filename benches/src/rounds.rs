@@ -42,10 +42,16 @@ impl Plan {
         mut ours: impl FnMut(Duration) -> Result<f64>,
         mut raw: impl FnMut(Duration) -> Result<f64>,
     ) -> Result<Rounds> {
-        let warm_up = self.round / 4;
-        ours(warm_up)?;
-        raw(warm_up)?;
-        let pairs = (0..self.rounds).map(|_| Ok((ours(self.round)?, raw(self.round)?)));
+        self.together(|round| Ok((ours(round)?, raw(round)?)))
+    }
+
+    /// Measures ours and raw where both work on the same thing, made anew in each round.
+    ///
+    /// # Errors
+    /// Whatever a round fails with.
+    pub fn together(self, mut both: impl FnMut(Duration) -> Result<(f64, f64)>) -> Result<Rounds> {
+        both(self.round / 4)?;
+        let pairs = (0..self.rounds).map(|_| both(self.round));
         Ok(Rounds { pairs: pairs.collect::<Result<_>>()? })
     }
 }

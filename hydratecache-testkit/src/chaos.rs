@@ -24,6 +24,7 @@
 //! of its *first* messages shows nowhere: [`with_calm_start`](ChaosTransport::with_calm_start) lets
 //! them pass.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -65,6 +66,8 @@ struct Plan {
 
 struct Fate {
     chance: Xoshiro256PlusPlus,
+    /// The sequences of writes that are to be lost once.
+    losses: BTreeSet<u64>,
     stats: ChaosStats,
 }
 
@@ -93,7 +96,11 @@ impl ChaosTransport {
             seed,
             plan: Plan::default(),
             cut: AtomicBool::new(false),
-            fate: Mutex::new(Fate { chance, stats: ChaosStats::default() }),
+            fate: Mutex::new(Fate {
+                chance,
+                losses: BTreeSet::new(),
+                stats: ChaosStats::default(),
+            }),
             line: tokio::sync::Mutex::default(),
         }))
     }
@@ -105,6 +112,14 @@ impl ChaosTransport {
     #[must_use]
     pub fn with_drops(self, probability: f64) -> Self {
         self.plan(|plan| plan.drops = checked(probability))
+    }
+
+    /// Loses the writes with these sequences (default none), each the first time that it is published: a
+    /// replay of it passes. For wrappers that one publisher publishes through.
+    #[must_use]
+    pub fn with_losses(self, sequences: impl IntoIterator<Item = u64>) -> Self {
+        self.0.fate().losses.extend(sequences);
+        self
     }
 
     /// Hands each message over twice with this probability (default 0): the second copy comes
@@ -209,6 +224,11 @@ impl Inner {
 }
 
 impl Fate {
+    fn is_to_be_lost(&mut self, message: &Message) -> bool {
+        let sequence = message.sequence().filter(|_| message.kind().is_write());
+        sequence.is_some_and(|sequence| self.losses.remove(&sequence.get()))
+    }
+
     fn delay(&mut self, plan: &Plan) -> Option<Duration> {
         let delayed = plan.delays > 0.0 && self.chance.random_bool(plan.delays);
         self.stats.delayed += u64::from(delayed);
@@ -221,7 +241,9 @@ impl Fate {
         for message in batch {
             let counts = u64::from(message.kind().is_write());
             self.stats.published += counts;
-            if self.stats.published <= plan.calm_start {
+            if self.is_to_be_lost(&message) {
+                self.stats.dropped += counts;
+            } else if self.stats.published <= plan.calm_start {
                 harmed.push(message);
             } else if self.chance.random_bool(plan.drops) {
                 self.stats.dropped += counts;

@@ -25,6 +25,7 @@ mod link;
 mod order;
 mod outage;
 mod readers;
+mod repair;
 mod subject;
 pub mod support;
 mod unconfirmed;
@@ -36,6 +37,7 @@ pub use link::*;
 pub use order::*;
 pub use outage::*;
 pub use readers::*;
+pub use repair::*;
 pub use subject::{Connection, Cut, Missed, Setup, Subject};
 pub use unconfirmed::*;
 
@@ -87,6 +89,10 @@ macro_rules! fault_tests {
             a_subscription_whose_proof_is_always_cut_is_an_error_in_time
             a_publish_cut_before_its_answer_is_of_unknown_outcome_and_applied_at_most_once
             batches_torn_apart_by_a_reset_are_applied_at_most_once_and_in_order
+            lost_messages_are_replayed_once_for_all_who_miss_them
+            a_lost_last_message_is_noticed_with_the_first_heartbeat
+            a_replica_that_starts_beside_a_live_one_takes_its_copy
+            a_writer_hears_which_replicas_have_its_write
         }
         $crate::fault_tests! {
             @alone $subject;

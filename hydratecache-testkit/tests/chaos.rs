@@ -183,3 +183,27 @@ async fn a_cut_fails_publishes_and_what_failed_is_a_gap_after_the_heal() {
     let seen = account(&mut updates, 5).await;
     assert_eq!((seen.received, seen.lost), (vec![0, 2], 3));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_writes_that_are_to_be_lost_are_lost_once() {
+    let broker = MemoryBroker::new();
+    let chaos = ChaosTransport::new(broker.connect(), 1).with_losses([2, 3]);
+    let topic = Topic::new("numbers").expect("legal");
+    let mut signals = broker.connect().subscribe(topic.clone()).await.expect("subscribes");
+    let origin = hydratecache::Origin::random();
+    for sequence in [1, 2, 3, 4, 3] {
+        let sequence = std::num::NonZeroU64::new(sequence).expect("not zero");
+        let message = Message::put(Key::new("key").expect("legal"), Bytes::from_static(b"value"))
+            .with_position(hydratecache::Position { origin, sequence });
+        chaos.publish(topic.clone(), vec![message]).await.expect("accepted");
+    }
+    let mut arrived = Vec::new();
+    while arrived.len() < 3 {
+        if let Signal::Message(message) | Signal::Late(message) = signals.next().await.expect("on")
+        {
+            arrived.push(message.sequence().map_or(0, std::num::NonZeroU64::get));
+        }
+    }
+    assert_eq!(arrived, [1, 4, 3]);
+    assert_eq!(chaos.stats().dropped, 2);
+}

@@ -51,19 +51,34 @@ pub(super) fn moka(bench: &Bench) -> Result<Vec<Figure>> {
 }
 
 /// Nanoseconds of CPU time per read.
-pub(super) type Reads = fn(&Rows, Duration) -> f64;
+type Reads = fn(&Rows, Duration) -> f64;
 
-pub(super) fn figure(
-    bench: &Bench,
-    name: &str,
-    ours: Reads,
-    raw: Reads,
-    ratio: Ratio,
-) -> Result<Figure> {
+fn figure(bench: &Bench, name: &str, ours: Reads, raw: Reads, ratio: Ratio) -> Result<Figure> {
     let rows = Rows::new()?;
     let rounds =
         bench.plan.interleave(|round| Ok(ours(&rows, round)), |round| Ok(raw(&rows, round)))?;
     Ok(Figure::of_rounds(name, "ns", &rounds, ratio))
+}
+
+/// CPU times of two that read in turns.
+#[derive(Default)]
+pub(super) struct Turns {
+    pub(super) ours: Duration,
+    pub(super) raw: Duration,
+    /// Of each.
+    pub(super) reads: usize,
+}
+
+impl Turns {
+    pub(super) fn so_far(&self) -> Duration {
+        self.ours + self.raw
+    }
+
+    /// Nanoseconds per read, of ours and raw.
+    pub(super) fn per_read(&self) -> (f64, f64) {
+        let of_one = |time: Duration| time.as_secs_f64() * 1e9 / per(self.reads);
+        (of_one(self.ours), of_one(self.raw))
+    }
 }
 
 /// What is read, and in which order.
@@ -86,19 +101,43 @@ impl Rows {
     }
 
     /// Times `get` with every key in turn, after one pass that does not count.
-    pub(super) fn time<V>(&self, round: Duration, mut get: impl FnMut(&str) -> Option<V>) -> f64 {
-        let mut pass = || {
-            for key in &self.order {
-                assert!(black_box(get(black_box(key))).is_some(), "a hit");
-            }
-        };
-        pass();
-        nanoseconds(round, self.order.len(), pass)
+    fn time<V>(&self, round: Duration, mut get: impl FnMut(&str) -> Option<V>) -> f64 {
+        self.pass(&mut get);
+        nanoseconds(round, self.order.len(), || {
+            self.pass(&mut get);
+        })
+    }
+
+    /// Times `ours` and `raw`, which read the same entries, in turns; nanoseconds of CPU time per read.
+    pub(super) fn time_both<O, R>(
+        &self,
+        round: Duration,
+        mut ours: impl FnMut(&str) -> Option<O>,
+        mut raw: impl FnMut(&str) -> Option<R>,
+    ) -> (f64, f64) {
+        let mut times = Turns::default();
+        self.pass(&mut ours);
+        self.pass(&mut raw);
+        while times.so_far() < 2 * round {
+            times.ours += self.pass(&mut ours);
+            times.raw += self.pass(&mut raw);
+            times.reads += self.order.len();
+        }
+        times.per_read()
+    }
+
+    /// The CPU time of one read of each key.
+    fn pass<V>(&self, get: &mut impl FnMut(&str) -> Option<V>) -> Duration {
+        let began = CpuTime::now();
+        for key in &self.order {
+            assert!(black_box(get(black_box(key))).is_some(), "a hit");
+        }
+        began.elapsed()
     }
 
     // Each round makes its maps anew: where one happens to lie in memory is not the figure.
 
-    pub(super) fn replica(&self, life: Option<Duration>) -> Replica<Product> {
+    fn replica(&self, life: Option<Duration>) -> Replica<Product> {
         let replica = Replica::new();
         let expires_at = life.map(|life| tokio::time::Instant::now() + life);
         for (key, value) in self.entries() {
@@ -116,7 +155,7 @@ impl Rows {
     }
 }
 
-pub(super) fn replica_get(rows: &Rows, round: Duration) -> f64 {
+fn replica_get(rows: &Rows, round: Duration) -> f64 {
     let replica = rows.replica(None);
     rows.time(round, |key| replica.get(key))
 }
