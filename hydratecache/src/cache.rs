@@ -115,8 +115,9 @@ pub trait ReadCache<T>: LocalCache<T> + Clone {
 
 /// A cache whose reads never wait.
 pub trait ReadNow<T>: ReadCache<T> {
-    /// The entry of `key`, unless it has expired.
-    fn entry_now(&self, key: &str) -> Option<Entry<T>>;
+    /// What `read` makes of the entry of `key`, where it lies: a copy that is taken along costs more than
+    /// finding it. `None`: there is none, or it has expired.
+    fn read_now<R>(&self, key: &str, read: impl FnOnce(&Entry<T>) -> R) -> Option<R>;
 }
 
 /// A cached value with what orders and dates it. Cloning shares the value.

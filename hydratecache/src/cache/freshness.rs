@@ -118,6 +118,7 @@ impl Gauge {
         self.state.store(STOPPED, Ordering::Release);
     }
 
+    #[inline]
     pub(super) fn sample(&self) -> Sample {
         let proven_at = self.proven_at.load(Ordering::Acquire);
         Sample { proven_at, state: self.state.load(Ordering::Acquire) }

@@ -93,6 +93,7 @@ impl<T> Pinned<'_, T> {
     }
 }
 
+#[inline]
 fn living<T>(entry: &Entry<T>) -> Option<&Entry<T>> {
     if entry.is_expired() { None } else { Some(entry) }
 }
@@ -163,8 +164,9 @@ impl<T: Send + Sync + 'static> ReadCache<T> for Replica<T> {
 }
 
 impl<T: Send + Sync + 'static> ReadNow<T> for Replica<T> {
-    fn entry_now(&self, key: &str) -> Option<Entry<T>> {
-        Self::entry(self, key)
+    #[inline]
+    fn read_now<R>(&self, key: &str, read: impl FnOnce(&Entry<T>) -> R) -> Option<R> {
+        self.0.map.pin().get(key).and_then(living).map(read)
     }
 }
 

@@ -20,6 +20,7 @@ pub struct Read<T> {
 
 impl<T> Read<T> {
     /// `sample` was taken before the cache was read.
+    #[inline]
     pub(super) fn new(entry: Entry<T>, sample: Sample) -> Self {
         Self { entry, sample, is_last_resort: false }
     }
@@ -38,6 +39,14 @@ impl<T> Read<T> {
 
     pub(super) fn epoch(&self) -> u32 {
         self.entry.epoch
+    }
+
+    pub(super) fn entry(&self) -> &Entry<T> {
+        &self.entry
+    }
+
+    pub(super) fn sample(&self) -> Sample {
+        self.sample
     }
 
     /// The value.
