@@ -45,20 +45,20 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// What carries the messages
-    #[arg(long, value_enum, default_value = "memory")]
+    #[arg(long, env = "HYDRATECACHE_DEMO_TRANSPORT", value_enum, default_value = "memory")]
     transport: TransportName,
     /// A broker of yours, which is not killed; without it the demo starts one, from the root of
     /// the repository
-    #[arg(long)]
+    #[arg(long, env = "HYDRATECACHE_DEMO_URL", hide_env_values = true)]
     url: Option<String>,
     /// How long the writer writes
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    #[arg(long, env = "HYDRATECACHE_DEMO_SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: u32,
     /// How many cities the database has
-    #[arg(long, default_value_t = CITIES, value_parser = clap::value_parser!(u16).range(1..=i64::from(CITIES)))]
+    #[arg(long, env = "HYDRATECACHE_DEMO_ROWS", default_value_t = CITIES, value_parser = clap::value_parser!(u16).range(1..=i64::from(CITIES)))]
     rows: u16,
     /// Which rows are written, and how; random without it
-    #[arg(long)]
+    #[arg(long, env = "HYDRATECACHE_DEMO_SEED")]
     seed: Option<u64>,
 }
 

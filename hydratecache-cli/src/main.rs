@@ -1,6 +1,11 @@
 //! The `hydratecache` command.
 
+mod completions;
 mod demo;
+#[cfg(feature = "broker")]
+mod tail;
+#[cfg(feature = "broker")]
+mod transport;
 
 use std::process::ExitCode;
 
@@ -8,12 +13,15 @@ use clap::{Parser, Subcommand};
 
 const EXIT_CODES: &str = "Exit codes:
   0    done; for `demo`: every replica converged and nothing was lost silently
-  1    `demo` only: the check failed, as its last line says
+  1    `demo`: the check failed, as its last line says
   2    wrong usage
   3    it could not be done, for instance because the broker cannot be reached; stderr says why
-  130  interrupted";
+  130  interrupted; `tail` ends with 0 then, because that is how it ends";
 
 /// Keeps local caches warm across a fleet, and never loses a message silently.
+///
+/// Every option can be given as the environment variable that its help names. A URL with a password
+/// belongs there: arguments are for all users of the machine to see.
 #[derive(Debug, Parser)]
 #[command(name = "hydratecache", version, about, after_help = EXIT_CODES)]
 struct Cli {
@@ -26,6 +34,13 @@ enum Command {
     /// Watch three replicas converge while one link, or the broker, is lost.
     #[command(after_help = EXIT_CODES)]
     Demo(demo::Arguments),
+    /// Follow topics: every message with all that it says, and every gap and disruption.
+    #[cfg(feature = "broker")]
+    #[command(after_help = EXIT_CODES)]
+    Tail(tail::Arguments),
+    /// Print the completions of a shell.
+    #[command(after_help = EXIT_CODES)]
+    Completions(completions::Arguments),
     /// One replica of the demo in a process of its own, started by the demo.
     #[cfg(feature = "broker")]
     #[command(hide = true)]
@@ -34,11 +49,7 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let outcome = tokio::select! {
-        outcome = run(Cli::parse().command) => outcome,
-        _ = tokio::signal::ctrl_c() => return ExitCode::from(130),
-    };
-    outcome.unwrap_or_else(|error| match error.downcast::<clap::Error>() {
+    run(Cli::parse().command).await.unwrap_or_else(|error| match error.downcast::<clap::Error>() {
         Ok(usage) => usage.exit(),
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -49,8 +60,21 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Demo(arguments) => demo::run(arguments).await,
+        Command::Demo(arguments) => until_interrupted(demo::run(arguments)).await,
         #[cfg(feature = "broker")]
-        Command::DemoReplica(arguments) => demo::run_replica(arguments).await,
+        Command::Tail(arguments) => tail::run(arguments).await,
+        Command::Completions(arguments) => completions::run(&arguments),
+        #[cfg(feature = "broker")]
+        Command::DemoReplica(arguments) => until_interrupted(demo::run_replica(arguments)).await,
+    }
+}
+
+/// Runs a command that Ctrl-C breaks off.
+async fn until_interrupted(
+    command: impl Future<Output = anyhow::Result<ExitCode>>,
+) -> anyhow::Result<ExitCode> {
+    tokio::select! {
+        outcome = command => outcome,
+        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
     }
 }
