@@ -3,6 +3,8 @@
 mod completions;
 mod demo;
 #[cfg(feature = "broker")]
+mod publish;
+#[cfg(feature = "broker")]
 mod tail;
 #[cfg(feature = "broker")]
 mod transport;
@@ -13,7 +15,8 @@ use clap::{Parser, Subcommand};
 
 const EXIT_CODES: &str = "Exit codes:
   0    done; for `demo`: every replica converged and nothing was lost silently
-  1    `demo`: the check failed, as its last line says
+  1    `demo`: the check failed, as its last line says; `publish`, `remove`, `touch`: some lines
+       cannot be published, as stderr says, and all others were
   2    wrong usage
   3    it could not be done, for instance because the broker cannot be reached; stderr says why
   130  interrupted; `tail` ends with 0 then, because that is how it ends";
@@ -38,6 +41,22 @@ enum Command {
     #[cfg(feature = "broker")]
     #[command(after_help = EXIT_CODES)]
     Tail(tail::Arguments),
+    /// Publish values.
+    #[cfg(feature = "broker")]
+    #[command(after_help = EXIT_CODES)]
+    Publish(publish::PublishArguments),
+    /// Say that keys have no value any more.
+    #[cfg(feature = "broker")]
+    #[command(after_help = EXIT_CODES)]
+    Remove(publish::RemoveArguments),
+    /// Say that a whole topic has no value any more.
+    #[cfg(feature = "broker")]
+    #[command(after_help = EXIT_CODES)]
+    Clear(publish::ClearArguments),
+    /// Give keys a new time to live, with the same value.
+    #[cfg(feature = "broker")]
+    #[command(after_help = EXIT_CODES)]
+    Touch(publish::TouchArguments),
     /// Print the completions of a shell.
     #[command(after_help = EXIT_CODES)]
     Completions(completions::Arguments),
@@ -63,6 +82,14 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => until_interrupted(demo::run(arguments)).await,
         #[cfg(feature = "broker")]
         Command::Tail(arguments) => tail::run(arguments).await,
+        #[cfg(feature = "broker")]
+        Command::Publish(arguments) => publish::publish(arguments).await,
+        #[cfg(feature = "broker")]
+        Command::Remove(arguments) => publish::remove(arguments).await,
+        #[cfg(feature = "broker")]
+        Command::Clear(arguments) => publish::clear(arguments).await,
+        #[cfg(feature = "broker")]
+        Command::Touch(arguments) => publish::touch(arguments).await,
         Command::Completions(arguments) => completions::run(&arguments),
         #[cfg(feature = "broker")]
         Command::DemoReplica(arguments) => until_interrupted(demo::run_replica(arguments)).await,

@@ -46,6 +46,8 @@ pub(crate) enum Purpose {
     Follow,
     /// The same from what the broker still keeps.
     FollowFromBeginning,
+    /// To publish, as the library does by default.
+    Publish,
 }
 
 /// An error of the library: wrong usage where it speaks of what was given, else a failure.
@@ -203,6 +205,7 @@ impl Access {
                 use hydratecache_kafka::{KafkaConfig, MissingTopics};
                 let config = KafkaConfig::from_client_config(self.kafka(url)?).map_err(failure)?;
                 let config = match purpose {
+                    Purpose::Publish => config,
                     Purpose::Follow => config.with_missing_topics(MissingTopics::Refuse),
                     Purpose::FollowFromBeginning => {
                         config.with_missing_topics(MissingTopics::Refuse).with_warm_start()

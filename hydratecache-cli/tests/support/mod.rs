@@ -30,7 +30,7 @@ pub(crate) fn kafka_url(kafka: &Broker) -> String {
 }
 
 /// The command, without what the environment of the test says.
-fn command<A: AsRef<OsStr>>(arguments: &[A]) -> Command {
+pub(crate) fn command<A: AsRef<OsStr>>(arguments: &[A]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hydratecache"));
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("HYDRATECACHE_")) {
