@@ -94,14 +94,7 @@ const MOST_AT_ONCE: usize = 10_000;
 impl Asked {
     /// Subscribes to topics, which may have to be made.
     async fn subscribe(self, groups: Vec<Group>) {
-        match self.look(&groups).await {
-            Ok(partitions) => {
-                let (there, missing) = split(groups, &partitions);
-                // Topics that are not there yet hold up no others.
-                join(self.prove(there), self.make(missing)).await;
-            }
-            Err(why) => refuse(groups, &why),
-        }
+        self.prove_those_there(groups, |missing| self.make(missing)).await;
     }
 
     /// Subscribes to topics that have to be made, or are out of reach.
@@ -111,10 +104,20 @@ impl Asked {
         }
         let names = groups.iter().map(|group| group.name.clone()).collect();
         self.opener.prepare(names, last(&groups)).await;
+        self.prove_those_there(groups, |missing| self.open_each(missing)).await;
+    }
+
+    /// Subscribes to those topics that are there, and does meanwhile what is to be done with the
+    /// missing: they hold up no others.
+    async fn prove_those_there<F: Future<Output = ()> + Send>(
+        &self,
+        groups: Vec<Group>,
+        with_missing: impl FnOnce(Vec<Group>) -> F + Send,
+    ) {
         match self.look(&groups).await {
             Ok(partitions) => {
                 let (there, missing) = split(groups, &partitions);
-                join(self.prove(there), self.open_each(missing)).await;
+                join(self.prove(there), with_missing(missing)).await;
             }
             Err(why) => refuse(groups, &why),
         }

@@ -5,41 +5,42 @@
 //! a queue that is no longer empty in the inbox, where commands come in as well: whatever there is to
 //! do is one input.
 
+mod consuming;
 mod copies;
 mod fences;
 mod inbox;
 mod progress;
+mod renewal;
 mod route;
 mod watched;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hydratecache::fanout::Fanout;
 use hydratecache::{Error, ErrorKind, Fence, Gap, Result, Topic};
 use rdkafka::ClientConfig;
-use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::{mpsc as tokio_mpsc, oneshot};
 
-use crate::blocking::blocking;
 use crate::config::{KafkaConfig, Start};
 use crate::context::{Context, CutOff};
 use crate::error::{Attempt, from_code, from_kafka, is_missing};
 use crate::record::{Arrived, decode};
-use crate::surveyor::those_there;
 use crate::topic_name::kafka_name;
+use consuming::consumer;
 use fences::Fences;
 use inbox::Input;
 use route::{Lost, Route, Slot};
 
+pub(crate) use consuming::Consuming;
 pub(crate) use inbox::{Asking, AskingForFence, Command, Inbox};
 pub(crate) use watched::Watched;
 
@@ -48,9 +49,6 @@ const ROUND: usize = 512;
 
 /// While a reader catches up, a partition waits this long before it looks for room again.
 const HOLD: Duration = Duration::from_millis(1);
-
-/// librdkafka's least limit.
-const A_LITTLE: Duration = Duration::from_millis(1);
 
 /// A reader that takes nothing for so long is not catching up: it gets its gap.
 const LONGEST_HOLD: Duration = Duration::from_secs(2);
@@ -71,42 +69,6 @@ pub(crate) struct Reader {
     watched: Watched,
     thread: Mutex<Option<JoinHandle<()>>>,
     ended: Mutex<Option<oneshot::Receiver<()>>>,
-}
-
-/// The client, which the thread holds, and may replace.
-#[derive(Clone)]
-pub(crate) struct Consuming(Arc<Mutex<Weak<BaseConsumer<Context>>>>);
-
-impl Consuming {
-    fn of(consumer: &Arc<BaseConsumer<Context>>) -> Self {
-        Self(Arc::new(Mutex::new(Arc::downgrade(consumer))))
-    }
-
-    /// The client, while its thread runs. To be dropped where that may block.
-    pub(crate) fn get(&self) -> Option<Arc<BaseConsumer<Context>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
-    }
-
-    /// Lets the client learn where the partitions of these Kafka topics are. By itself it looks once a
-    /// second for topics that it does not know, and new subscriptions would wait for that.
-    pub(crate) async fn learn(&self, names: Vec<String>, deadline: tokio::time::Instant) {
-        let consuming = self.clone();
-        let limit = deadline.saturating_duration_since(tokio::time::Instant::now());
-        let learn = move || {
-            if let Some(consumer) = consuming.get()
-                && let Err(error) = those_there(consumer.client(), &names, limit.max(A_LITTLE))
-            {
-                // What is wrong, the subscription finds as well.
-                tracing::debug!(messaging.system = "kafka", %error, ?names, "not learnt");
-            }
-            Ok(())
-        };
-        let _ = blocking(learn).await;
-    }
-
-    fn replace(&self, consumer: &Arc<BaseConsumer<Context>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(consumer);
-    }
 }
 
 /// An error of a connection to the brokers.
@@ -448,46 +410,6 @@ impl Reading {
         self.assign(topic, &starts, false);
     }
 
-    /// Replaces the client, if it is [stranded](Context::is_stranded), and goes on where it was.
-    fn renew(&mut self) {
-        self.listen();
-        let context = self.consumer.context();
-        if !context.is_stranded() {
-            return;
-        }
-        let successor = consumer(&self.settings.client, context.successor(), &self.inbox);
-        let consumer = match successor {
-            Ok(consumer) => Arc::new(consumer),
-            Err(error) => {
-                return tracing::warn!(messaging.system = "kafka", %error, "not replaced");
-            }
-        };
-        tracing::info!(messaging.system = "kafka", "the brokers named none; reading starts over");
-        let topics: Vec<Topic> = self.routes.keys().cloned().collect();
-        for topic in &topics {
-            let Some(route) = self.routes.get_mut(topic) else { continue };
-            // Queues before their consumer.
-            for partition in 0..route.progress.partitions() {
-                route.stop(partition);
-            }
-        }
-        self.slots.clear();
-        self.held.clear();
-        self.shared.replace(&consumer);
-        self.consumer = consumer;
-        for topic in &topics {
-            let Some(route) = self.routes.get(topic) else { continue };
-            let (progress, probes) = (&route.progress, !route.is_proven);
-            let next = |partition| (partition, progress.next(partition));
-            let starts: Vec<_> = (0..progress.partitions()).map(next).collect();
-            let ends: Vec<i64> = progress.known_ends().collect();
-            self.assign(topic, &starts, probes);
-            if let Some(route) = self.routes.get_mut(topic) {
-                route.progress.know_ends(&ends);
-            }
-        }
-    }
-
     /// A partition does not have what comes next.
     fn reset(&mut self, topic: &Topic, partition: usize) {
         let Some(route) = self.routes.get_mut(topic) else { return };
@@ -631,20 +553,6 @@ impl Reading {
             }
         }
     }
-}
-
-/// A client that says in the inbox when it has something to say.
-fn consumer(
-    settings: &ClientConfig,
-    context: Context,
-    inbox: &Inbox,
-) -> KafkaResult<BaseConsumer<Context>> {
-    let mut consumer: BaseConsumer<Context> =
-        BaseConsumer::from_config_and_context(settings, context)?;
-    let events = inbox.clone();
-    // The inbox is gone only when the thread is, and the consumer with it.
-    consumer.set_nonempty_callback(move || events.events());
-    Ok(consumer)
 }
 
 /// Numbers for queues, so that what an old queue announced is not taken for the new one's.

@@ -11,7 +11,7 @@ use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
-use rdkafka::metadata::Metadata;
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::blocking::OffRuntime;
@@ -24,7 +24,7 @@ pub(crate) const SIGN_OF_LIFE: &str = "hydratecache..sign-of-life";
 
 /// Up to so many topics are asked for one by one; for more, all that the cluster has are. The client
 /// library has no question for some.
-pub(crate) const ONE_BY_ONE: usize = 20;
+const ONE_BY_ONE: usize = 20;
 
 /// A client of its own: it is not held up by fetches that wait.
 pub(crate) struct Surveyor {
@@ -270,20 +270,12 @@ pub(crate) fn those_there<C: ClientContext>(
     limit: Duration,
 ) -> KafkaResult<HashMap<String, usize>> {
     let mut found = HashMap::with_capacity(names.len());
-    let mut take = |metadata: &Metadata| {
-        for topic in metadata.topics() {
-            if topic.error().is_none() && !topic.partitions().is_empty() {
-                found.insert(topic.name().to_owned(), topic.partitions().len());
-            }
+    ask_about(client, names, limit, |topic| {
+        if topic.error().is_none() && !topic.partitions().is_empty() {
+            found.insert(topic.name().to_owned(), topic.partitions().len());
         }
-    };
-    if names.len() > ONE_BY_ONE {
-        take(&client.fetch_metadata(None, limit)?);
-    } else {
-        for name in names {
-            take(&client.fetch_metadata(Some(name), limit)?);
-        }
-    }
+        Ok(())
+    })?;
     Ok(found)
 }
 
@@ -295,23 +287,31 @@ fn partitions<C: ClientContext>(
     limit: Duration,
 ) -> KafkaResult<Vec<(String, usize)>> {
     let mut found = Vec::with_capacity(names.len());
-    let mut take = |metadata: &Metadata, wanted: &dyn Fn(&str) -> bool| {
-        for topic in metadata.topics().iter().filter(|topic| wanted(topic.name())) {
-            match topic.error().map(Code::from) {
-                None => found.push((topic.name().to_owned(), topic.partitions().len())),
-                Some(code) if is_missing(code) => {}
-                Some(code) => return Err(KafkaError::MetadataFetch(code)),
-            }
+    ask_about(client, names, limit, |topic| {
+        match topic.error().map(Code::from) {
+            None => found.push((topic.name().to_owned(), topic.partitions().len())),
+            Some(code) if is_missing(code) => {}
+            Some(code) => return Err(KafkaError::MetadataFetch(code)),
         }
         Ok(())
-    };
+    })?;
+    Ok(found)
+}
+
+/// Takes what a broker says of each of these topics. Blocks for `limit` at most, for each topic.
+fn ask_about<C: ClientContext>(
+    client: &Client<C>,
+    names: &[String],
+    limit: Duration,
+    mut take: impl FnMut(&MetadataTopic) -> KafkaResult<()>,
+) -> KafkaResult<()> {
     if names.len() > ONE_BY_ONE {
         let wanted: HashSet<&str> = names.iter().map(String::as_str).collect();
-        take(&client.fetch_metadata(None, limit)?, &|name| wanted.contains(name))?;
-    } else {
-        for name in names {
-            take(&client.fetch_metadata(Some(name), limit)?, &|_| true)?;
-        }
+        let all = client.fetch_metadata(None, limit)?;
+        return all.topics().iter().filter(|it| wanted.contains(it.name())).try_for_each(take);
     }
-    Ok(found)
+    for name in names {
+        client.fetch_metadata(Some(name), limit)?.topics().iter().try_for_each(&mut take)?;
+    }
+    Ok(())
 }
