@@ -37,7 +37,7 @@ soak: ## Kills and flaps at random, with an oracle for silent losses (SOAK="--se
 	cargo run --quiet --release -p hydratecache-soak --bin soak -- $(SOAK)
 
 reconnect: ## Kills the broker of a thousand subscribers and prints how soon they are ready again (RECONNECT="--transport redis")
-	$(SERVICES) install redis nats postgres
+	$(SERVICES) install redis nats postgres kafka
 	cargo run --quiet --release -p hydratecache-soak --bin reconnect -- $(RECONNECT)
 
 sim: ## Simulates seeds under virtual time, each with faults of its own (SEEDS=10000, or SEED=7 to replay one)

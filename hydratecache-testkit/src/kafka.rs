@@ -4,7 +4,7 @@
 //! Each proxy is therefore before a listener of its own, which advertises the proxy's address.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -23,19 +23,43 @@ pub async fn behind_proxies(
     settings: impl IntoIterator<Item = String>,
 ) -> io::Result<(Broker, Vec<FaultProxy>)> {
     let mut proxies = Vec::new();
+    let mut ways = Vec::new();
+    for (seed, port) in (1..).zip(free_ports(count)?) {
+        let proxy = FaultProxy::start(format!("127.0.0.1:{port}"), seed)?;
+        ways.push(Way { port, advertised: proxy.addr() });
+        proxies.push(proxy);
+    }
+    Ok((behind(&ways, protocol, settings).await?, proxies))
+}
+
+/// A way to a Kafka: a listener of its own, behind something that passes on what comes.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    /// Of the listener, one of [`free_ports`].
+    pub port: u16,
+    /// What clients that came this way are told: the address of what is before the listener.
+    pub advertised: SocketAddr,
+}
+
+/// Starts a Kafka as [`behind_proxies`] does, with these ways to it.
+///
+/// # Errors
+/// As [`Broker::start`].
+pub async fn behind(
+    ways: &[Way],
+    protocol: &str,
+    settings: impl IntoIterator<Item = String>,
+) -> io::Result<Broker> {
     let mut listeners = vec![
         "PLAINTEXT://127.0.0.1:@CLIENT_PORT@".to_owned(),
         "CONTROLLER://127.0.0.1:@CONTROLLER_PORT@".to_owned(),
     ];
     let mut advertised = vec!["PLAINTEXT://127.0.0.1:@CLIENT_PORT@".to_owned()];
     let mut protocols = vec![format!("PLAINTEXT:{protocol}"), "CONTROLLER:PLAINTEXT".to_owned()];
-    for (number, behind) in free_ports(count)?.into_iter().enumerate() {
-        let seed = u64::try_from(number).unwrap_or_default() + 1;
-        let proxy = FaultProxy::start(format!("127.0.0.1:{behind}"), seed)?;
-        listeners.push(format!("PROXIED{number}://127.0.0.1:{behind}"));
-        advertised.push(format!("PROXIED{number}://{}", proxy.addr()));
+    for (number, way) in ways.iter().enumerate() {
+        listeners.push(format!("PROXIED{number}://127.0.0.1:{}", way.port));
+        advertised.push(format!("PROXIED{number}://{}", way.advertised));
         protocols.push(format!("PROXIED{number}:{protocol}"));
-        proxies.push(proxy);
     }
     let lines = [
         format!("listeners={}", listeners.join(",")),
@@ -45,8 +69,7 @@ pub async fn behind_proxies(
     ];
     let builder = Broker::builder(Kind::Kafka);
     let lines = lines.into_iter().chain(settings);
-    let broker = lines.fold(builder, BrokerBuilder::with_setting).start().await?;
-    Ok((broker, proxies))
+    lines.fold(builder, BrokerBuilder::with_setting).start().await
 }
 
 /// Below those from which the kernel takes ports for outgoing connections, which could sit on the port of
@@ -56,7 +79,10 @@ const PORTS: u32 = 10_000;
 
 /// Ports that nobody listens on, and that this process has not given out before: Kafka takes them within
 /// some seconds only.
-fn free_ports(count: usize) -> io::Result<Vec<u16>> {
+///
+/// # Errors
+/// When this process has given out every port that Kafka may have.
+pub fn free_ports(count: usize) -> io::Result<Vec<u16>> {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     // Processes that run side by side look far apart.
     let first = process::id().wrapping_mul(199);

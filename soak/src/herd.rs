@@ -8,10 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use hydratecache::{Channel, Signal, Subscription, Topic, Transport};
+use hydratecache_kafka::KafkaTransport;
 use hydratecache_nats::NatsTransport;
 use hydratecache_postgres::PostgresTransport;
 use hydratecache_redis::RedisTransport;
-use hydratecache_testkit::broker::{self, Broker};
+use hydratecache_testkit::broker::{self, Broker, BrokerBuilder};
+use hydratecache_testkit::kafka::{self, Way};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -89,8 +91,7 @@ impl fmt::Display for Report {
 /// If somebody is not ready within 30 s or does not hear what is published then, or if the broker
 /// cannot be started or stopped.
 pub async fn reconnect(herd: Herd) -> Result<Report> {
-    let broker = start(herd).await?;
-    let door = Door::before(broker.addr()).await?;
+    let (broker, door) = start(herd).await?;
     let fleet = connect_all(herd, &url_at(&broker, &door)?).await?;
     let mut readers = Readers::subscribe(&fleet, herd).await?;
 
@@ -117,20 +118,36 @@ pub async fn reconnect(herd: Herd) -> Result<Report> {
     Ok(Report { herd, ready, connects_per_window: most_in_a_window(&connects) })
 }
 
-/// A broker that takes so many.
-async fn start(herd: Herd) -> Result<Broker> {
-    let builder = match herd.kind {
-        Kind::Redis => Broker::builder(broker::Kind::Redis),
-        Kind::Nats => Broker::builder(broker::Kind::Nats),
+/// A broker that takes so many, and a door before it.
+async fn start(herd: Herd) -> Result<(Broker, Door)> {
+    let (broker, door) = match herd.kind {
+        Kind::Redis => before(Broker::builder(broker::Kind::Redis)).await,
+        Kind::Nats => before(Broker::builder(broker::Kind::Nats)).await,
         Kind::Postgres => {
             // Two each, and those of an earlier life that it has not seen the end of yet.
             let connections = 100 + 4 * herd.transports;
             let setting = format!("max_connections={connections}");
-            Broker::builder(broker::Kind::Postgres).with_setting(setting)
+            before(Broker::builder(broker::Kind::Postgres).with_setting(setting)).await
         }
-        other => bail!("{other} has no link that all of its topics share"),
-    };
-    builder.start().await.with_context(|| format!("starting {}", herd.kind))
+        Kind::Kafka => advertised().await,
+        other => bail!("{other} has no broker that can be killed"),
+    }
+    .with_context(|| format!("starting {}", herd.kind))?;
+    Ok((broker, door))
+}
+
+async fn before(builder: BrokerBuilder) -> Result<(Broker, Door)> {
+    let broker = builder.start().await?;
+    let door = Door::before(broker.addr()).await?;
+    Ok((broker, door))
+}
+
+/// A Kafka tells clients where to go, so it has to know its door.
+async fn advertised() -> Result<(Broker, Door)> {
+    let port = kafka::free_ports(1)?.pop().context("no free port")?;
+    let door = Door::before(&format!("127.0.0.1:{port}")).await?;
+    let way = Way { port, advertised: door.addr() };
+    Ok((kafka::behind(&[way], "PLAINTEXT", []).await?, door))
 }
 
 async fn connect_all(herd: Herd, url: &str) -> Result<Vec<Arc<dyn Transport>>> {
@@ -143,7 +160,8 @@ async fn connect(kind: Kind, url: &str) -> Result<Arc<dyn Transport>> {
         Kind::Redis => Arc::new(RedisTransport::connect(url).await?),
         Kind::Nats => Arc::new(NatsTransport::connect(url).await?),
         Kind::Postgres => Arc::new(PostgresTransport::connect(url).await?),
-        other => bail!("{other} has no link that all of its topics share"),
+        Kind::Kafka => Arc::new(KafkaTransport::connect(url).await?),
+        other => bail!("{other} has no broker that can be killed"),
     })
 }
 

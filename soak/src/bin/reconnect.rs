@@ -14,7 +14,8 @@ use hydratecache_soak::options::Kind;
 /// 1: some were not. 2: it could not be carried out.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Which transports (default: Redis and NATS; every connection to PostgreSQL is a process there)
+    /// Which transports (default: Redis and NATS; every connection to PostgreSQL is a process there, and every
+    /// transport to Kafka three clients with threads of their own)
     #[arg(long, value_enum, value_delimiter = ',')]
     transport: Vec<Kind>,
     /// How many subscribers
