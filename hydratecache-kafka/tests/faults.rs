@@ -2,12 +2,15 @@
 //! and what only Kafka does.
 //!
 //! The suite's tests of what arrives broken need an envelope; those of a server that hangs up by
-//! command need such a command; and librdkafka looks at limits once a second, so the shortest publish
-//! limits are not kept. A server that was frozen for long may disrupt its readers twice, so Kafka has a test of
-//! its own for that.
+//! command need such a command. A server that was frozen for long may disrupt its readers twice, so Kafka has a
+//! test of its own for that.
 
+#[path = "support/nameless.rs"]
+mod nameless;
 #[path = "faults/outage.rs"]
 mod outage;
+#[path = "faults/stranded.rs"]
+mod stranded;
 #[path = "faults/subject.rs"]
 mod subject;
 mod support;
@@ -50,5 +53,6 @@ hydratecache_testkit::fault_tests! {
 
 hydratecache_testkit::fault_tests! {
     @alone subject::Kafka::start().await;
+    a_long_outage_costs_no_memory_and_every_publish_fails_in_time
     a_reader_that_does_not_read_is_told_how_much_it_lost_and_holds_up_nobody
 }

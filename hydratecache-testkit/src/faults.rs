@@ -38,7 +38,7 @@ pub use order::*;
 pub use outage::*;
 pub use readers::*;
 pub use repair::*;
-pub use subject::{Connection, Cut, Missed, Setup, Subject};
+pub use subject::{Connection, Cut, Missed, Patience, Setup, Subject};
 pub use unconfirmed::*;
 
 /// A test for each fault of the [module](crate::faults), of the

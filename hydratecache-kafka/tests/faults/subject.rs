@@ -10,7 +10,7 @@ use hydratecache::{Result, Topic, Transport};
 use hydratecache_kafka::KafkaConfig;
 use hydratecache_testkit::broker::Broker;
 use hydratecache_testkit::conformance::Capability;
-use hydratecache_testkit::faults::{Connection, Cut, Missed, Setup, Subject};
+use hydratecache_testkit::faults::{Connection, Cut, Missed, Patience, Setup, Subject};
 use hydratecache_testkit::kafka::behind_proxies;
 use hydratecache_testkit::proxy::{Direction, FaultProxy, Needle};
 
@@ -57,6 +57,19 @@ impl Subject for Kafka {
     fn proxy(&self) -> FaultProxy {
         let mut proxies = self.proxies.lock().unwrap_or_else(PoisonError::into_inner);
         proxies.pop().expect("the broker was started for more of them")
+    }
+
+    /// librdkafka looks at the limits of publishes once a second, and one survey may be under way before
+    /// a fence's.
+    fn least_patience(&self) -> Patience {
+        let second = Duration::from_secs(1);
+        let setup = Setup {
+            publish_limit: Some(second),
+            subscribe_limit: Some(second),
+            liveness: Some((second, second)),
+            ..Setup::default()
+        };
+        Patience { setup, answer: Duration::from_millis(2500) }
     }
 
     fn missed(&self) -> Missed {

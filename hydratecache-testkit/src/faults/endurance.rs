@@ -15,23 +15,20 @@ use super::support::{
     Listener, Writer, connect, connect_via, connect_with, effort, fence, in_time, millis, number,
     proxy, resident_bytes, secs, topic,
 };
-use super::{Missed, Setup, Subject};
-
-const PUBLISH_LIMIT: Duration = millis(300);
+use super::{Missed, Patience, Subject};
 
 /// Fault 6: down for long while everybody publishes, subscribes and asks for fences.
 pub async fn a_long_outage_costs_no_memory_and_every_publish_fails_in_time(subject: &dyn Subject) {
     let broker = subject.broker();
-    let limit = Some(PUBLISH_LIMIT);
-    let setup = Setup { publish_limit: limit, subscribe_limit: limit, ..Setup::default() };
+    let Patience { setup, answer } = subject.least_patience();
     let transport = connect_with(subject, setup).await;
     let topic = topic("users");
     let mut listener = Listener::on(&transport, &topic).await;
     broker.kill9().await.expect("killed");
     listener.disrupted(secs(1)).await;
     let over = Arc::new(AtomicBool::new(false));
-    let users: Vec<_> = publishers(&transport, &topic, &over)
-        .chain(askers(&transport, &over))
+    let users: Vec<_> = publishers(&transport, &topic, answer, &over)
+        .chain(askers(&transport, answer, &over))
         .map(tokio::spawn)
         .collect();
     // Every queue and timer has its size after some rounds.
@@ -57,6 +54,7 @@ type User = futures::future::BoxFuture<'static, ()>;
 fn publishers(
     transport: &Arc<dyn Transport>,
     topic: &Topic,
+    limit: Duration,
     over: &Arc<AtomicBool>,
 ) -> impl Iterator<Item = User> {
     let channel = Channel::<u64>::new(transport.clone(), topic).expect("legal");
@@ -73,7 +71,6 @@ fn publishers(
                         writer.send().await.map(drop)
                     }
                 };
-                let limit = PUBLISH_LIMIT + millis(500);
                 match in_time("the answer to a publish", limit, publishing).await {
                     Ok(()) if is_over => return,
                     Ok(()) => {}
@@ -89,12 +86,15 @@ fn is_honest(error: &hydratecache::Error) -> bool {
 }
 
 /// Those who subscribe and ask for fences meanwhile leave nothing behind either.
-fn askers(transport: &Arc<dyn Transport>, over: &Arc<AtomicBool>) -> impl Iterator<Item = User> {
+fn askers(
+    transport: &Arc<dyn Transport>,
+    limit: Duration,
+    over: &Arc<AtomicBool>,
+) -> impl Iterator<Item = User> {
     (0..16).map(move |number| -> User {
         let (transport, over) = (transport.clone(), over.clone());
         Box::pin(async move {
             while !over.load(Ordering::Relaxed) {
-                let limit = PUBLISH_LIMIT + millis(500);
                 // Dropped long before its limit, as by a caller with less patience.
                 let impatient = transport.subscribe(topic(&format!("topic.{number}")));
                 let _ = tokio::time::timeout(millis(1), impatient).await;

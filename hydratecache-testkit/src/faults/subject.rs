@@ -31,6 +31,11 @@ pub trait Subject: Send + Sync {
         FaultProxy::start(self.broker().addr(), 1).expect("a proxy")
     }
 
+    /// The shortest limits that the transport keeps (default: [`Patience::default`]).
+    fn least_patience(&self) -> Patience {
+        Patience::default()
+    }
+
     /// What becomes of what a subscriber misses while its link is lost (default: it is gone).
     fn missed(&self) -> Missed {
         Missed::Gone
@@ -90,6 +95,25 @@ pub struct Setup {
     pub queue_bytes: Option<usize>,
     /// The largest payload, in bytes.
     pub max_payload_bytes: Option<usize>,
+}
+
+/// Short limits, and how long an answer may take that keeps them.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// The limits.
+    pub setup: Setup,
+    /// The longest that a publish or a fence may take then.
+    pub answer: Duration,
+}
+
+impl Default for Patience {
+    /// 300 ms for a publish and a subscription, and half a second more on a busy machine.
+    fn default() -> Self {
+        let limit = Duration::from_millis(300);
+        let setup =
+            Setup { publish_limit: Some(limit), subscribe_limit: Some(limit), ..Setup::default() };
+        Self { setup, answer: Duration::from_millis(800) }
+    }
 }
 
 /// A transport's configuration as a [`Setup`](crate::faults::Setup) asks for it. It has the setters of
