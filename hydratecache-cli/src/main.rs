@@ -3,6 +3,8 @@
 mod completions;
 mod demo;
 #[cfg(feature = "broker")]
+mod doctor;
+#[cfg(feature = "broker")]
 mod publish;
 #[cfg(feature = "broker")]
 mod tail;
@@ -16,9 +18,10 @@ use clap::{Parser, Subcommand};
 const EXIT_CODES: &str = "Exit codes:
   0    done; for `demo`: every replica converged and nothing was lost silently
   1    `demo`: the check failed, as its last line says; `publish`, `remove`, `touch`: some lines
-       cannot be published, as stderr says, and all others were
+       cannot be published, as stderr says, and all others were; `doctor`: something does not work
   2    wrong usage
   3    it could not be done, for instance because the broker cannot be reached; stderr says why
+  4    `doctor`: it works, with warnings
   130  interrupted; `tail` ends with 0 then, because that is how it ends";
 
 /// Keeps local caches warm across a fleet, and never loses a message silently.
@@ -57,6 +60,10 @@ enum Command {
     #[cfg(feature = "broker")]
     #[command(after_help = EXIT_CODES)]
     Touch(publish::TouchArguments),
+    /// Find out why a setup does not work, or will not.
+    #[cfg(feature = "broker")]
+    #[command(after_help = EXIT_CODES)]
+    Doctor(doctor::Arguments),
     /// Print the completions of a shell.
     #[command(after_help = EXIT_CODES)]
     Completions(completions::Arguments),
@@ -90,6 +97,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Clear(arguments) => publish::clear(arguments).await,
         #[cfg(feature = "broker")]
         Command::Touch(arguments) => publish::touch(arguments).await,
+        #[cfg(feature = "broker")]
+        Command::Doctor(arguments) => until_interrupted(doctor::run(arguments)).await,
         Command::Completions(arguments) => completions::run(&arguments),
         #[cfg(feature = "broker")]
         Command::DemoReplica(arguments) => until_interrupted(demo::run_replica(arguments)).await,

@@ -136,8 +136,11 @@ impl Access {
         self.open(broker, url.expose(), purpose).await
     }
 
-    /// Whether the options belong to this broker.
-    fn check(&self, broker: Broker, purpose: Purpose) -> anyhow::Result<()> {
+    /// Whether the broker was built in, and the options belong to it.
+    pub(crate) fn check(&self, broker: Broker, purpose: Purpose) -> anyhow::Result<()> {
+        if !broker.is_built_in() {
+            return Err(usage(UsageError::InvalidValue, &broker.not_built_in()));
+        }
         let is_kafka = broker == Broker::Kafka;
         let from_beginning = purpose == Purpose::FollowFromBeginning;
         let misplaced = [
@@ -214,7 +217,7 @@ impl Access {
                 Ok(Arc::new(config.connect().await.map_err(failure)?))
             }
             #[allow(unreachable_patterns, reason = "only if a feature is off")]
-            missing => Err(usage(UsageError::InvalidValue, &missing.not_built_in())),
+            _ => unreachable!("what is not built in was refused before"),
         }
     }
 
@@ -243,7 +246,15 @@ impl Access {
 }
 
 impl Broker {
-    #[allow(dead_code, reason = "only if a feature is off")]
+    fn is_built_in(self) -> bool {
+        match self {
+            Self::Redis => cfg!(feature = "redis"),
+            Self::Nats => cfg!(feature = "nats"),
+            Self::Postgres => cfg!(feature = "postgres"),
+            Self::Kafka => cfg!(feature = "kafka"),
+        }
+    }
+
     fn not_built_in(self) -> String {
         let (name, feature) = match self {
             Self::Redis => ("Redis", "redis"),

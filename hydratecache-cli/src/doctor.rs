@@ -1,0 +1,87 @@
+//! `hydratecache doctor`: why a setup does not work, or will not.
+//!
+//! A trial does with the broker what the library does. What the broker says of itself is read by a
+//! module for each kind of broker, and judged by functions that do no I/O.
+
+mod finding;
+#[cfg(feature = "kafka")]
+mod kafka;
+#[cfg(feature = "nats")]
+mod nats;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
+mod trial;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind as UsageError;
+use hydratecache::Topic;
+
+use crate::transport::{Access, Broker, BrokerUrl, Purpose, failure, usage};
+use finding::{Finding, exit_code, show};
+
+/// How long one question to the broker may take.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// The topic that is tried unless another is named. Nobody else uses it.
+const OWN_TOPIC: &str = "hydratecache.doctor";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The broker: redis://, rediss://, nats://, tls:// (NATS), postgres:// or kafka://
+    #[arg(env = "HYDRATECACHE_TRANSPORT", value_name = "URL", hide_env_values = true)]
+    url: BrokerUrl,
+    #[command(flatten)]
+    access: Access,
+    /// The topic to try (default: one of the doctor's own; Kafka needs one that is in use). What is
+    /// published to it is a request that nobody answers, and writes nothing
+    #[arg(long, env = "HYDRATECACHE_DOCTOR_TOPIC")]
+    topic: Option<String>,
+    /// One JSON object a line
+    #[arg(long, env = "HYDRATECACHE_JSON")]
+    json: bool,
+}
+
+/// Tries the broker, asks it of itself, and says what was found.
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let broker = arguments.url.broker();
+    let broker = broker.map_err(|what| usage(UsageError::ValueValidation, &what))?;
+    if broker == Broker::Kafka && arguments.topic.is_none() {
+        let what = "a Kafka topic has settings of its own, so name one that is in use with --topic";
+        return Err(usage(UsageError::MissingRequiredArgument, what));
+    }
+    arguments.access.check(broker, Purpose::Follow)?;
+    let topic = Topic::new(arguments.topic.as_deref().unwrap_or(OWN_TOPIC)).map_err(failure)?;
+    let mut findings: Vec<Finding> =
+        trial::encryption(arguments.url.expose(), broker).into_iter().collect();
+    trial::run(&arguments, &topic, &mut findings).await;
+    findings.extend(inspect(broker, &arguments, &topic).await);
+    let mut output = String::new();
+    show(&mut output, &findings, arguments.json);
+    match std::io::stdout().write_all(output.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => (),
+    }
+    Ok(exit_code(&findings))
+}
+
+/// What the broker says of itself.
+async fn inspect(broker: Broker, arguments: &Arguments, topic: &Topic) -> Vec<Finding> {
+    #[cfg(not(feature = "kafka"))]
+    let _ = topic;
+    match broker {
+        #[cfg(feature = "redis")]
+        Broker::Redis => redis::inspect(arguments).await,
+        #[cfg(feature = "nats")]
+        Broker::Nats => nats::inspect(arguments).await,
+        #[cfg(feature = "postgres")]
+        Broker::Postgres => postgres::inspect(arguments).await,
+        #[cfg(feature = "kafka")]
+        Broker::Kafka => kafka::inspect(arguments, topic).await,
+        #[allow(unreachable_patterns, reason = "only if a feature is off")]
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,253 @@
+//! What a Redis says of itself.
+
+use std::time::Duration;
+
+use fred::clients::Client;
+use fred::interfaces::ClientLike;
+use fred::types::config::{Config, TlsConnector};
+use fred::types::{Builder, CustomCommand, Value};
+use hydratecache::link::Trust;
+use tokio::time::timeout;
+
+use super::finding::Finding;
+use super::{ANSWER_LIMIT, Arguments};
+
+/// What the library takes by default, with what is around it.
+const LARGEST_MESSAGE_BYTES: u64 = (4 << 20) + 1536;
+/// What Redis grants a subscriber by default for a minute, and what half of it carries.
+const SMALLEST_BUFFER_BYTES: u64 = 8 << 20;
+
+/// What is judged. What could not be read is none.
+#[derive(Debug, Default)]
+struct Facts {
+    version: Option<String>,
+    is_replica: bool,
+    is_cluster: bool,
+    connected_clients: Option<u64>,
+    max_clients: Option<u64>,
+    /// The hard and the soft limit of `pubsub`, in bytes; 0 is none.
+    pubsub_buffer: Option<(u64, u64)>,
+    largest_bulk_bytes: Option<u64>,
+}
+
+/// Asks the server; nothing if it cannot be reached, which the trial says.
+pub(super) async fn inspect(arguments: &Arguments) -> Vec<Finding> {
+    let Ok(Some(client)) = timeout(ANSWER_LIMIT, connect(arguments)).await else {
+        return Vec::new();
+    };
+    let info = ask(&client, &["INFO"]).await;
+    let setting = async |name: &str| {
+        let answer = ask(&client, &["CONFIG", "GET", name]).await?;
+        setting_of(&answer, name)
+    };
+    let mut facts = facts_of(info.and_then(|info| info.as_string()).as_deref().unwrap_or_default());
+    facts.pubsub_buffer =
+        setting("client-output-buffer-limit").await.as_deref().and_then(pubsub_buffer);
+    facts.largest_bulk_bytes =
+        setting("proto-max-bulk-len").await.and_then(|bytes| bytes.parse().ok());
+    let _ = timeout(Duration::from_secs(1), client.quit()).await;
+    judge(&facts)
+}
+
+async fn connect(arguments: &Arguments) -> Option<Client> {
+    let url = arguments.url.expose();
+    let mut config =
+        Config::from_url_centralized(&url.replacen("rediss://", "redis://", 1)).ok()?;
+    if url.starts_with("rediss://") {
+        let trust = match arguments.access.authorities().ok()? {
+            Some(pem) => Trust::only(&pem).ok()?,
+            None => Trust::default(),
+        };
+        let connector: TlsConnector = trust.client().ok()?.into();
+        config.tls = Some(connector.into());
+    }
+    let client = Builder::from_config(config).build().ok()?;
+    client.init().await.ok()?;
+    Some(client)
+}
+
+/// The answer, if it is permitted to ask.
+async fn ask(client: &Client, words: &[&str]) -> Option<Value> {
+    let (command, arguments) = words.split_first()?;
+    let command = CustomCommand::new((*command).to_owned(), None::<u16>, false);
+    let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
+    timeout(ANSWER_LIMIT, client.custom(command, arguments)).await.ok()?.ok()
+}
+
+/// The value beside its name, in an array or a map.
+fn setting_of(answer: &Value, name: &str) -> Option<String> {
+    if let Value::Map(map) = answer {
+        return map.clone().inner().into_values().next()?.as_string();
+    }
+    let items = answer.clone().into_array();
+    let at = items.iter().position(|item| item.as_str().is_some_and(|item| item == name))?;
+    items.get(at + 1)?.as_string()
+}
+
+fn facts_of(info: &str) -> Facts {
+    let field = |name: &str| {
+        let value =
+            |line: &str| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned());
+        info.lines().find_map(value)
+    };
+    let number = |name: &str| field(name).and_then(|number| number.parse().ok());
+    Facts {
+        version: field("redis_version"),
+        is_replica: field("role").is_some_and(|role| role != "master"),
+        is_cluster: field("cluster_enabled").is_some_and(|enabled| enabled == "1"),
+        connected_clients: number("connected_clients"),
+        max_clients: number("maxclients"),
+        ..Facts::default()
+    }
+}
+
+/// The limits of `pubsub` among `class hard soft seconds`, repeated.
+fn pubsub_buffer(setting: &str) -> Option<(u64, u64)> {
+    let words: Vec<&str> = setting.split_whitespace().collect();
+    let limits = words.chunks(4).find(|words| words.first() == Some(&"pubsub"))?;
+    Some((limits.get(1)?.parse().ok()?, limits.get(2)?.parse().ok()?))
+}
+
+fn judge(facts: &Facts) -> Vec<Finding> {
+    let clients = facts.connected_clients.zip(facts.max_clients);
+    let mut findings = vec![
+        version(facts.version.as_deref()),
+        role(facts.is_replica),
+        buffer(facts.pubsub_buffer),
+        payload(facts.largest_bulk_bytes),
+    ];
+    findings.extend(facts.is_cluster.then(cluster));
+    findings.extend(clients.and_then(|(connected, most)| room(connected, most)));
+    findings
+}
+
+fn version(version: Option<&str>) -> Finding {
+    let what = "version";
+    let Some(version) = version else {
+        return Finding::warning(what, "the server does not say", "grant +info to the user");
+    };
+    match version.split('.').next().and_then(|major| major.parse::<u32>().ok()) {
+        Some(6..) => Finding::ok(what, format!("Redis {version}")),
+        _ => Finding::failure(
+            what,
+            format!("Redis {version} has no RESP3, on which proofs rest"),
+            "use Redis 6 or later",
+        ),
+    }
+}
+
+fn role(is_replica: bool) -> Finding {
+    if !is_replica {
+        return Finding::ok("role", "it is a primary");
+    }
+    Finding::failure(
+        "role",
+        "it is a replica: what is published here reaches its own subscribers only",
+        "use the URL of the primary",
+    )
+}
+
+fn buffer(limits: Option<(u64, u64)>) -> Finding {
+    let what = "output buffer";
+    let setting = "client-output-buffer-limit";
+    match limits {
+        None => Finding::warning(
+            what,
+            format!("{setting} cannot be read"),
+            "grant +config|get to the user of the doctor, or look at the server",
+        ),
+        Some((0, _)) => Finding::warning(
+            what,
+            "a slow subscriber may fill the server's memory: pubsub has no limit",
+            format!("CONFIG SET {setting} 'pubsub 32mb 8mb 60'"),
+        ),
+        Some((hard, _)) if hard < LARGEST_MESSAGE_BYTES => Finding::failure(
+            what,
+            format!("subscribers are cut off at {hard} bytes, before one large value has passed"),
+            format!("CONFIG SET {setting} 'pubsub 32mb 8mb 60'"),
+        ),
+        Some((hard, soft)) if hard.min(soft.wrapping_sub(1)) < SMALLEST_BUFFER_BYTES - 1 => {
+            Finding::warning(
+                what,
+                format!("subscribers are cut off early: at {hard} bytes, or {soft} for a while"),
+                format!("CONFIG SET {setting} 'pubsub 32mb 8mb 60'"),
+            )
+        }
+        Some((hard, soft)) => Finding::ok(what, format!("pubsub {hard} {soft}")),
+    }
+}
+
+fn payload(largest_bulk_bytes: Option<u64>) -> Finding {
+    let what = "payload limit";
+    match largest_bulk_bytes {
+        Some(bytes) if bytes < LARGEST_MESSAGE_BYTES => Finding::failure(
+            what,
+            format!(
+                "the server cuts off who sends more than {bytes} bytes, and the library sends 4 MiB"
+            ),
+            "raise proto-max-bulk-len, or lower with_max_payload_bytes",
+        ),
+        _ => Finding::ok(what, "values of 4 MiB pass"),
+    }
+}
+
+fn cluster() -> Finding {
+    Finding::warning(
+        "cluster",
+        "it is a node of a Redis Cluster: a fence proves what this node has, not what others were given",
+        "let all publishers and subscribers use the same node, or a single server",
+    )
+}
+
+fn room(connected: u64, most: u64) -> Option<Finding> {
+    // An instance takes two; this leaves room for a few.
+    (connected + 10 > most).then(|| {
+        Finding::warning(
+            "connections",
+            format!("{connected} of {most} are taken, and each instance takes two"),
+            "raise maxclients",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+
+    #[test]
+    fn what_the_server_says_is_read() {
+        let info = "# Server\r\nredis_version:7.0.15\r\nrole:slave\r\ncluster_enabled:1\r\nmaxclients:20\r\nconnected_clients:15\r\n";
+        let facts = facts_of(info);
+        assert_eq!(facts.version.as_deref(), Some("7.0.15"));
+        assert!(facts.is_replica && facts.is_cluster);
+        assert_eq!((facts.connected_clients, facts.max_clients), (Some(15), Some(20)));
+        let setting = "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60";
+        assert_eq!(pubsub_buffer(setting), Some((33_554_432, 8_388_608)));
+        assert_eq!(pubsub_buffer("normal 0 0 0"), None);
+    }
+
+    #[test]
+    fn each_finding_has_its_threshold() {
+        for (limits, level) in [
+            (Some((32 << 20, 8 << 20)), Level::Ok),
+            (Some((32 << 20, 0)), Level::Ok),
+            (Some((32 << 20, 1 << 20)), Level::Warning),
+            (Some((6 << 20, 0)), Level::Warning),
+            (Some((64 << 10, 32 << 10)), Level::Failure),
+            (Some((0, 0)), Level::Warning),
+            (None, Level::Warning),
+        ] {
+            assert_eq!(buffer(limits).level, level, "{limits:?}");
+        }
+        for (says, level) in
+            [(Some("7.0.15"), Level::Ok), (Some("5.0.1"), Level::Failure), (None, Level::Warning)]
+        {
+            assert_eq!(version(says).level, level);
+        }
+        assert_eq!(payload(Some(1 << 20)).level, Level::Failure);
+        assert_eq!(payload(Some(512 << 20)).level, Level::Ok);
+        assert!(room(15, 20).is_some() && room(15, 10_000).is_none());
+        assert_eq!(role(true).level, Level::Failure);
+    }
+}
