@@ -332,7 +332,7 @@ impl Writer<'_> {
         let patience = if is_impatient { rng.u64(0..=50) } else { 60_000 };
         let published = timeout(Duration::from_millis(patience), draft.into_future()).await;
         if let Ok(Ok(receipt)) = published {
-            world.acknowledged(receipt.position, began);
+            world.acknowledged(write, receipt.position, began);
         }
     }
 

@@ -25,8 +25,16 @@ pub(crate) struct World {
     pub(crate) oracle: Oracle,
     pub(crate) is_writing: AtomicBool,
     pub(crate) origins: AtomicU64,
-    /// What was acknowledged, with the time when its publish began.
-    pub(crate) acknowledged: Mutex<Vec<(Position, Instant)>>,
+    pub(crate) acknowledged: Mutex<Vec<Acknowledgement>>,
+}
+
+/// A write whose publish was acknowledged.
+#[derive(Debug)]
+pub(crate) struct Acknowledgement {
+    write: u64,
+    position: Position,
+    /// When its publish began.
+    began: Instant,
 }
 
 impl World {
@@ -38,15 +46,22 @@ impl World {
         origin(self.origins.fetch_add(1, Ordering::Relaxed))
     }
 
-    pub(crate) fn acknowledged(&self, position: Position, began: Instant) {
-        self.acknowledged.lock().expect("nobody panics with the lock").push((position, began));
+    pub(crate) fn acknowledged(&self, write: u64, position: Position, began: Instant) {
+        let acknowledgement = Acknowledgement { write, position, began };
+        self.acknowledged.lock().expect("nobody panics with the lock").push(acknowledgement);
+    }
+
+    /// Where among its publisher's messages an acknowledged write stands.
+    pub(crate) fn position_of(&self, write: u64) -> Option<Position> {
+        let all = self.acknowledged.lock().expect("nobody panics with the lock");
+        all.iter().find(|acknowledged| acknowledged.write == write).map(|it| it.position)
     }
 
     /// What was acknowledged of all publishes that began at `since` or later.
     pub(crate) fn acknowledged_since(&self, since: Instant) -> Acknowledged {
         let mut since_then = Acknowledged::new();
         let all = self.acknowledged.lock().expect("nobody panics with the lock");
-        for (position, _) in all.iter().filter(|(_, began)| *began >= since) {
+        for Acknowledgement { position, .. } in all.iter().filter(|it| it.began >= since) {
             let sequences: &mut BTreeSet<u64> = since_then.entry(position.origin).or_default();
             sequences.insert(position.sequence.get());
         }
