@@ -114,8 +114,7 @@ impl Sender for NatsSender {
     async fn send(self, batch: Batch) -> Result<()> {
         let sent = {
             let life = self.life.upgrade().map(Life::from);
-            let life =
-                life.ok_or_else(|| self.not_taken(0, &lost(&self.address, "it was closed")))?;
+            let life = life.ok_or_else(|| self.cut_off(lost(&self.address, "it was closed")))?;
             self.hand_over(&life, batch)?
         };
         sent.answered(&self).await
@@ -146,16 +145,16 @@ impl NatsSender {
         if let Some(body) = bodies.iter().find(|body| body.len() > most) {
             return Err(self.too_large(body.len(), most));
         }
-        for (position, body) in bodies.into_iter().enumerate() {
+        for body in bodies {
             life.taken(client.publish(subject.clone(), body))
-                .map_err(|error| self.not_taken(position, &error))?;
+                .map_err(|error| self.cut_off(error))?;
         }
         let is_permitted = life.permitted().contains(subject.as_str());
         let echoing = || {
             let mark = (!is_permitted).then(|| life.begin_mark(seen)).transpose()?;
             Ok((mark, life.begin_echo()?))
         };
-        let (mark, echo) = echoing().map_err(|error: Error| self.not_taken(1, &error))?;
+        let (mark, echo) = echoing().map_err(|error: Error| self.cut_off(error))?;
         Ok(Sent { subject, echo, mark, seen })
     }
 
@@ -171,10 +170,10 @@ impl NatsSender {
         )
     }
 
-    /// `position` bodies were taken before.
-    fn not_taken(&self, position: usize, error: &Error) -> Error {
-        let kind = if position == 0 { ErrorKind::Unavailable } else { ErrorKind::UnknownOutcome };
-        Error::new(kind, format!("publishing to NATS at {}: {error}", self.address))
+    /// The connection has ended, and that is about to be known. Even where nothing was taken yet this is
+    /// no `Unavailable`, which says that a connection was waited for.
+    fn cut_off(&self, error: Error) -> Error {
+        unknown_outcome(&self.address, error)
     }
 }
 
