@@ -189,7 +189,8 @@ async fn the_writes_that_are_to_be_lost_are_lost_once() {
     let broker = MemoryBroker::new();
     let chaos = ChaosTransport::new(broker.connect(), 1).with_losses([2, 3]);
     let topic = Topic::new("numbers").expect("legal");
-    let mut signals = broker.connect().subscribe(topic.clone()).await.expect("subscribes");
+    let near = broker.connect();
+    let mut signals = near.subscribe(topic.clone()).await.expect("subscribes");
     let origin = hydratecache::Origin::random();
     for sequence in [1, 2, 3, 4, 3] {
         let sequence = std::num::NonZeroU64::new(sequence).expect("not zero");
