@@ -18,6 +18,9 @@ use crate::{Key, Origin, Position};
 /// The longest name of a replica, in bytes: a host's name and something more.
 pub(crate) const MAX_NAME_BYTES: usize = 100;
 
+/// How many parts of a digest one request asks for.
+pub(crate) const MOST_PARTS: usize = 256;
+
 /// The types of requests. Numbers below 16 are those of replays, from 16 on those of copies, from 32 on
 /// what replicas say of themselves.
 mod number {
@@ -29,6 +32,8 @@ mod number {
     pub(super) const TAKE: u64 = 18;
     pub(super) const WAIT: u64 = 19;
     pub(super) const WITHDRAWN: u64 = 20;
+    pub(super) const COMPARE: u64 = 21;
+    pub(super) const PARTS: u64 = 22;
     pub(super) const WHO_HAS: u64 = 32;
     pub(super) const HAS: u64 = 33;
 }
@@ -90,6 +95,18 @@ pub enum Request {
     Wait(Origin),
     /// The replica that sends this copy is not whole any more: it sends no more of it.
     Withdrawn(Origin),
+    /// A replica lost messages, and would compare itself with another one. The number is of this question
+    /// alone.
+    Compare(Origin),
+    /// Parts of a digest that are to be sent, or sent again.
+    Parts {
+        /// The digest.
+        digest: Origin,
+        /// What the numbers are of: 1 sums of hashes, 2 hashes, 3 entries.
+        level: NonZeroU64,
+        /// The parts: 256 at most.
+        numbers: Vec<u64>,
+    },
     /// Every replica is to say whether it has a write: as soon as it has, or when the limit is over.
     WhoHas {
         /// The write.
@@ -169,6 +186,10 @@ impl Request {
             }
             Self::Wait(by) => write_numbers(&mut encoder, number::WAIT, &[by.get()]),
             Self::Withdrawn(copy) => write_numbers(&mut encoder, number::WITHDRAWN, &[copy.get()]),
+            Self::Compare(id) => write_numbers(&mut encoder, number::COMPARE, &[id.get()]),
+            Self::Parts { digest, level, numbers } => {
+                write_parts(&mut encoder, *digest, *level, numbers)
+            }
             Self::WhoHas { position, question, wanted, limit } => {
                 write_who_has(&mut encoder, *position, *question, *wanted, *limit)
             }
@@ -203,6 +224,12 @@ impl Request {
             number::WANTED => fields.origin.map(Self::Wanted),
             number::WAIT => fields.origin.map(Self::Wait),
             number::WITHDRAWN => fields.origin.map(Self::Withdrawn),
+            number::COMPARE => fields.origin.map(Self::Compare),
+            number::PARTS => Some(Self::Parts {
+                digest: fields.origin?,
+                level: fields.numbers[0]?,
+                numbers: fields.parts,
+            }),
             number::OFFERED => {
                 let copy = Origin::from_u64(fields.numbers[0]?.get())?;
                 let (to, form) = (fields.origin?, fields.numbers[1]?);
@@ -311,6 +338,22 @@ fn write_offered(
     Ok(())
 }
 
+fn write_parts(
+    e: &mut Encoder<Vec<u8>>,
+    digest: Origin,
+    level: NonZeroU64,
+    numbers: &[u64],
+) -> Written {
+    const { assert!(9 * MOST_PARTS + 64 <= MAX_REQUEST_BYTES) };
+    let numbers = &numbers[..numbers.len().min(MOST_PARTS)];
+    e.map(4)?.u8(0)?.u64(number::PARTS)?.u8(1)?.u64(digest.get())?.u8(2)?.u64(level.get())?;
+    e.u8(11)?.array(numbers.len() as u64)?;
+    for number in numbers {
+        e.u64(*number)?;
+    }
+    Ok(())
+}
+
 /// The fields of the types that are known here.
 #[derive(Default)]
 struct Fields {
@@ -326,6 +369,7 @@ struct Fields {
     is_applied: Option<bool>,
     name: Option<Arc<str>>,
     content_type: Option<ContentType>,
+    parts: Vec<u64>,
 }
 
 impl Fields {
@@ -353,6 +397,13 @@ impl Fields {
                 10 => {
                     fields.content_type = Some(ContentType::new(d.str().ok()?).ok()?);
                 }
+                11 => {
+                    for _ in 0..d.array().ok()??.min(MOST_PARTS as u64 + 1) {
+                        fields.parts.push(d.u64().ok()?);
+                    }
+                    // More than that nobody asks for.
+                    (fields.parts.len() <= MOST_PARTS).then_some(())?;
+                }
                 _ => d.skip().ok()?,
             }
         }
@@ -372,7 +423,7 @@ mod tests {
     fn request() -> impl Strategy<Value = Request> {
         let key = prop::option::of("\\PC{1,250}".prop_map(|key| Key::new(key).expect("legal")));
         let version = any::<Option<u64>>();
-        (0..10, number(), number(), number(), key, version).prop_map(
+        (0..12, number(), number(), number(), key, version).prop_map(
             |(kind, origin, a, b, key, version)| {
                 let origin = Origin::from_u64(origin.get()).expect("not zero");
                 let positions = Positions { origin, first: a.min(b), last: a.max(b) };
@@ -405,6 +456,12 @@ mod tests {
                     },
                     5 => Request::Take { copy: origin, first: a.min(b), last: a.max(b) },
                     6 => Request::Withdrawn(origin),
+                    10 => Request::Compare(origin),
+                    11 => Request::Parts {
+                        digest: origin,
+                        level: a,
+                        numbers: vec![b.get(); usize::try_from(b.get() % 257).expect("small")],
+                    },
                     _ => Request::Wait(origin),
                 }
             },
@@ -462,6 +519,11 @@ mod tests {
             (take, b"\xa4\x00\x12\x01\x09\x02\x01\x03\x18\x40"),
             (Request::Wait(id(5)), b"\xa2\x00\x13\x01\x05"),
             (Request::Withdrawn(id(9)), b"\xa2\x00\x14\x01\x09"),
+            (Request::Compare(id(5)), b"\xa2\x00\x15\x01\x05"),
+            (
+                Request::Parts { digest: id(9), level: number(2), numbers: vec![0, 300] },
+                b"\xa4\x00\x16\x01\x09\x02\x02\x0b\x82\x00\x19\x01\x2c",
+            ),
         ];
         for (request, bytes) in vectors {
             assert_eq!(request.encode(), bytes);

@@ -3,124 +3,20 @@
 
 mod support;
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::{BoxFuture, join_all};
-use hydratecache::cache::{Freshness, Mode, Replica, WarmStart};
+use futures::future::join_all;
+use hydratecache::cache::{Mode, Replica};
 use hydratecache::codec::FnCodec;
-use hydratecache::memory::{MemoryBroker, MemoryTransport};
-use hydratecache::{
-    Channel, Error, ErrorKind, Fence, FenceScope, Hydrated, Kind, Limits, Message, Result,
-    Subscription, Topic, Transport, Ttl, VersionDomain,
+use hydratecache::{Channel, ErrorKind, FenceScope, Hydrated, Kind, Limits, Ttl, VersionDomain};
+use support::fleet::{
+    DOMAINS, Fate, Scene, Tapped, Users, channel, is_proven, name, slow, small, value,
 };
-use support::{Table, Watched, within};
+use support::{Watched, within};
 use tokio::time::{Instant, sleep};
-
-type Users = Hydrated<String, Replica<String>>;
-
-const DOMAINS: [VersionDomain; 2] = [VersionDomain::Caller, VersionDomain::Clock];
-
-/// A broker, a table with rows, and a writer.
-struct Scene {
-    broker: MemoryBroker,
-    table: Table,
-    versions: VersionDomain,
-    writer: Channel<String>,
-    rows: usize,
-}
-
-impl Scene {
-    fn new(versions: VersionDomain, rows: usize) -> Self {
-        let broker = MemoryBroker::new();
-        let writer = channel(broker.connect(), versions);
-        let scene = Self { broker, table: Table::default(), versions, writer, rows };
-        for number in 0..rows {
-            scene.write(&name(number), &value(number, 1), 1);
-        }
-        scene
-    }
-
-    fn write(&self, key: &str, value: &str, version: u64) {
-        let version = (self.versions == VersionDomain::Caller).then_some(version);
-        self.table.write(key, value, version);
-    }
-
-    async fn put(&self, number: usize, version: u64) {
-        let (key, value) = (name(number), value(number, version));
-        self.write(&key, &value, version);
-        let write = self.writer.put(&key, &value);
-        match self.versions {
-            VersionDomain::Caller => write.version(version).await,
-            VersionDomain::Clock => write.await,
-        }
-        .expect("accepted");
-    }
-
-    async fn remove(&self, number: usize, version: u64) {
-        self.table.delete(&name(number));
-        let removal = self.writer.remove(name(number));
-        match self.versions {
-            VersionDomain::Caller => removal.version(version).await,
-            VersionDomain::Clock => removal.await,
-        }
-        .expect("accepted");
-    }
-
-    async fn begin(&self, transport: impl Transport, warm_start: WarmStart) -> Users {
-        let builder = Hydrated::builder(channel(transport, self.versions), Replica::new());
-        let builder = builder.source(self.table.clone()).with_warm_start(warm_start);
-        within(builder.start()).await.expect("starts")
-    }
-
-    /// A replica that is ready.
-    async fn users(&self) -> Users {
-        let users = self.begin(self.broker.connect(), small()).await;
-        within(users.ready()).await.expect("the table can be read");
-        // From here on it can prove that it is live.
-        within(users.caught_up()).await.expect("the link is whole");
-        users
-    }
-
-    async fn check(&self, users: &Users) {
-        within(users.caught_up()).await.expect("the link is whole");
-        for number in 0..self.rows {
-            let row = self.table.row(&name(number)).map(|(value, _)| value);
-            assert_eq!(users.get(&name(number)).map(|read| read.to_string()), row, "{number}");
-        }
-    }
-}
-
-fn is_proven(users: &Users) -> bool {
-    users.freshness().proven_within().is_some()
-}
-
-fn channel(transport: impl Transport, versions: VersionDomain) -> Channel<String> {
-    let builder = Channel::builder(transport, "users").with_versions(versions);
-    builder.build().expect("legal")
-}
-
-fn name(number: usize) -> String {
-    format!("key:{number}")
-}
-
-fn value(number: usize, version: u64) -> String {
-    format!("{number} of {version} {:0>80}", "")
-}
-
-/// Many chunks of few entries.
-fn small() -> WarmStart {
-    WarmStart::new().with_chunk_bytes(8 << 10)
-}
-
-/// The same, slowly: 8 chunks a second.
-fn slow() -> WarmStart {
-    small().with_bytes_per_second(64 << 10)
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_replica_that_starts_beside_a_live_one_takes_its_copy_and_spares_the_source() {
@@ -242,25 +138,6 @@ async fn a_fleet_that_waits_says_little() {
     assert!(scene.table.scans() <= 2);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_replica_that_lost_messages_reads_the_source_whoever_is_whole() {
-    let scene = Scene::new(VersionDomain::Caller, 100);
-    let whole = scene.users().await;
-    let link = scene.broker.connect();
-    let users = scene.begin(link.clone(), small()).await;
-    within(users.ready()).await.expect("it has a copy");
-    assert_eq!((users.stats().copies, scene.table.scans()), (1, 1));
-    link.cut();
-    within(users.hydration().wait_until(Freshness::is_suspect)).await.expect("it is told");
-    scene.put(1, 2).await;
-    link.heal();
-    let is_repaired = |freshness: Freshness| !freshness.is_suspect();
-    within(users.hydration().wait_until(is_repaired)).await.expect("it goes on");
-    scene.check(&users).await;
-    assert_eq!((users.stats().copies, users.stats().reloads), (1, 1));
-    drop(whole);
-}
-
 /// What a copy alone would hide: its sender has the older value too, and nobody was told yet.
 #[tokio::test(start_paused = true)]
 async fn the_news_of_a_publish_that_failed_reaches_a_replica_that_was_filled_by_a_copy() {
@@ -367,77 +244,6 @@ async fn when_nobody_else_is_there_the_source_is_read_soon() {
     within(last.ready()).await.expect("the table can be read");
     scene.check(&last).await;
     assert_eq!((last.stats().copies, last.stats().reloads), (0, 1));
-}
-
-type Tap = dyn Fn(&Topic, &[Message]) -> Fate + Send + Sync;
-
-/// A link through which a test decides on each batch.
-#[derive(Clone)]
-struct Tapped {
-    link: MemoryTransport,
-    tap: Arc<Tap>,
-    limits: Limits,
-}
-
-enum Fate {
-    Sent,
-    SentTwice,
-    /// As if it were.
-    Lost,
-    Refused,
-}
-
-impl Tapped {
-    fn new(
-        link: MemoryTransport,
-        tap: impl Fn(&Topic, &[Message]) -> Fate + Send + Sync + 'static,
-    ) -> Self {
-        Self { limits: link.limits(), link, tap: Arc::new(tap) }
-    }
-
-    fn again(&self, link: MemoryTransport) -> Self {
-        Self { link, ..self.clone() }
-    }
-}
-
-impl Transport for Tapped {
-    fn limits(&self) -> Limits {
-        self.limits
-    }
-
-    fn publish(&self, topic: Topic, batch: Vec<Message>) -> BoxFuture<'_, Result<()>> {
-        async move {
-            self.limits.check(&batch)?;
-            match (self.tap)(&topic, &batch) {
-                Fate::Sent => self.link.publish(topic, batch).await,
-                Fate::SentTwice => {
-                    self.link.publish(topic.clone(), batch.clone()).await?;
-                    self.link.publish(topic, batch).await
-                }
-                Fate::Lost => Ok(()),
-                Fate::Refused => Err(Error::new(ErrorKind::Unavailable, "refused")),
-            }
-        }
-        .boxed()
-    }
-
-    fn subscribe(&self, topic: Topic) -> BoxFuture<'_, Result<Subscription>> {
-        self.link.subscribe(topic)
-    }
-
-    fn fence(&self) -> BoxFuture<'_, Result<Fence>> {
-        self.link.fence()
-    }
-
-    fn close(&self) -> BoxFuture<'_, Result<()>> {
-        self.link.close()
-    }
-}
-
-impl fmt::Debug for Tapped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Tapped")
-    }
 }
 
 #[tokio::test(start_paused = true)]

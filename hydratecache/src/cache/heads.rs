@@ -79,6 +79,13 @@ impl Progress {
         }
     }
 
+    /// Whether anything of `origin` was handled.
+    pub(super) fn knows(&self, origin: Origin) -> bool {
+        self.latest.is_some_and(|latest| latest.origin == origin)
+            || self.gathered.contains_key(&origin)
+            || self.heads.lock().contains_key(&origin)
+    }
+
     /// All that was shown, in an order that repeats.
     pub(super) fn shown(&self) -> Vec<Position> {
         let position = |(origin, sequence): (&Origin, &NonZeroU64)| Position {

@@ -59,7 +59,7 @@ pub(super) struct Settings<T> {
     /// Verifies the cache, if that is wanted.
     pub(super) verifying: Option<verifier::Begin<T>>,
     /// Offers copies to other replicas, and has copies asked for, if that is wanted.
-    pub(super) offering: Option<warm::Begin<T>>,
+    pub(super) offering: Option<(WarmStart, Arc<dyn warm::Contents<T>>)>,
 }
 
 impl<T> Settings<T> {
@@ -244,10 +244,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
 }
 
 impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrate<T, C> {
-    /// Fills the cache from another replica where there is one, and others from this one (default: each
-    /// reads the source). Needs a source and [`Mode::Hydrate`].
+    /// Fills and repairs the cache from another replica where there is one, and others from this one (default:
+    /// each reads the source). Needs a source and [`Mode::Hydrate`].
     pub fn with_warm_start(mut self, warm_start: WarmStart) -> Self {
-        self.settings.offering = Some(warm::begin(warm_start, self.cache.clone()));
+        self.settings.offering = Some((warm_start, warm::contents(self.cache.clone())));
         self
     }
 

@@ -12,10 +12,11 @@ use super::fences::Fences;
 use super::freshness::Gauge;
 use super::leases::Leases;
 use super::stats::Counters;
+use super::warm::Head;
 use super::witness::Witness;
 use super::{Entry, Freshness, HydrationStats, Lease, Loaded, State};
 use crate::transport::{Fence, Transport};
-use crate::{Error, ErrorKind, Key, Position, Result, Token};
+use crate::{Error, ErrorKind, Key, Result, Token};
 
 /// A running hydration. Dropping it stops it; the cache keeps what it holds and is not updated any
 /// more.
@@ -50,7 +51,7 @@ pub(super) enum Command<T> {
     Trust,
     /// How far each publisher has come; none while values of messages are being loaded.
     Heads {
-        answer: oneshot::Sender<Option<Vec<Position>>>,
+        answer: oneshot::Sender<Option<Vec<Head>>>,
     },
 }
 

@@ -27,7 +27,7 @@ use super::repair::Repair;
 use super::rollcall::Rollcall;
 use super::stats::Counters;
 use super::verifier;
-use super::warm::{self, Contacts, Peers};
+use super::warm::{self, Contacts, Coverage, Damage, Peers};
 use super::witness::Witness;
 use super::{Entry, GapAction, LocalCache, Mode};
 use crate::channel::Inner;
@@ -78,6 +78,10 @@ pub(super) struct Hydrator<T, C> {
     /// Other replicas, if they are to be asked.
     peers: Option<Peers<T>>,
     contacts: Contacts,
+    /// What this replica can vouch for, if others may ask.
+    coverage: Coverage,
+    /// What is to be repaired by reading the source, or by another replica.
+    damage: Damage,
     /// When the source is to be read, if it is.
     reload_at: Option<Instant>,
     /// From then on, nothing comes that is older than what the latest gap took with it, or than what was
@@ -145,7 +149,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         });
         let witness =
             Witness { heads: heads.clone(), fences: fences.clone(), status: watched.clone() };
-        let peers = offering.is_some().then(|| Peers::new(channel.clone(), counters.clone()));
+        let (settings_of_copies, contents) = offering.unzip();
+        let peers = contents.map(|contents| {
+            Peers::new(channel.clone(), counters.clone(), contents, kept_beyond_end)
+        });
         let hydrator = Self {
             contacts: match peers {
                 // What the cache holds already is compared with the source.
@@ -153,6 +160,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 _ => Contacts::default(),
             },
             peers: peers.clone(),
+            coverage: Coverage::default(),
+            damage: Damage::default(),
             ledger: Ledger::new(settings.tombstones, settings.tombstone_age),
             refills: Refills::new(settings.source.clone(), leases.clone(), settings.source_limit),
             progress: Progress::new(heads),
@@ -186,9 +195,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             tasks.push(tokio::spawn(on_interval(fences.clone(), interval)));
         }
         let status = watched.clone();
-        tasks.extend(offering.zip(peers).map(|(begin, peers)| {
+        tasks.extend(settings_of_copies.zip(peers).map(|(settings, peers)| {
             let (fences, hydrator) = (fences.clone(), sender.clone());
-            tokio::spawn(begin(warm::Desk { peers, status, fences, hydrator, kept_beyond_end }))
+            tokio::spawn(warm::offer(warm::Desk { peers, status, fences, hydrator }, settings))
         }));
         tasks.extend(verifying.zip(desk).map(|(begin, desk)| tokio::spawn(begin(desk))));
         Hydration {
@@ -303,7 +312,11 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let Some(Position { origin, sequence }) = position else {
             return;
         };
-        if let Some(missing) = self.contacts.heard(origin, sequence.get() - new) {
+        let before = sequence.get() - new;
+        if self.peers.is_some() {
+            self.coverage.heard(origin, NonZeroU64::MIN.saturating_add(before));
+        }
+        if let Some(missing) = self.contacts.heard(origin, before) {
             self.gap(Gap::Known(missing)).await;
         }
     }
@@ -359,8 +372,11 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.counters.missed.add(gap.exact().unwrap_or(0));
         self.epoch = self.epoch.saturating_add(1).min(u32::MAX - 1);
         self.change(|status| status.shaken += 1);
-        if let Gap::Known(Positions { origin, last, .. }) = gap {
+        if let Gap::Known(Positions { origin, first, last }) = gap {
             self.counted(Position { origin, sequence: last });
+            self.coverage.heard(origin, first);
+        } else {
+            self.coverage.interrupted();
         }
         if !self.asks_for(gap) {
             self.repair_otherwise(gap).await;
@@ -376,12 +392,21 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let now = Instant::now();
         let action = self.settings.action(gap);
         match action {
-            GapAction::Reload if self.settings.source.is_some() => self.reload_soon(),
+            GapAction::Reload if self.settings.source.is_some() => {
+                if let Gap::Known(positions) = gap {
+                    self.damage.lost([positions]);
+                }
+                self.repair_soon();
+            }
             // An empty cache holds nothing stale; how fresh what comes is, the next fence proves.
             GapAction::Reload | GapAction::Clear => {
                 self.reload_at = None;
                 self.drop_all().await;
-                self.change(Status::repaired);
+                self.change(|status| {
+                    // It is no copy for others.
+                    status.has_holes = true;
+                    status.repaired();
+                });
             }
             GapAction::Suspect => self.change(|status| status.suspect(now)),
             GapAction::Ignore => self.change(|status| status.is_unproven = true),
@@ -409,10 +434,14 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             Command::Heads { answer } => {
                 self.show_progress();
                 let is_shown = self.refills.is_idle();
-                let _ = answer.send(is_shown.then(|| self.progress.shown()));
+                let head = |position| self.coverage.head(position);
+                let heads = || self.progress.shown().into_iter().map(head).collect();
+                let _ = answer.send(is_shown.then(heads));
             }
             Command::Trust => {
                 self.reload_at = None;
+                self.coverage.interrupted();
+                self.damage = Damage::default();
                 self.forget_missing();
                 self.change(Status::repaired);
             }

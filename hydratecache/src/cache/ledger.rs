@@ -46,6 +46,8 @@ struct Scan {
     stored: HashSet<Key, foldhash::fast::RandomState>,
     /// Something arrived that no key stands for: a clear, or a gap.
     overtaken: bool,
+    /// Keys that have no value where the scan looked.
+    absent: Vec<Key>,
     /// In a copy of another replica: keys whose end was moved meanwhile.
     touched: Option<HashSet<Key, foldhash::fast::RandomState>>,
 }
@@ -237,7 +239,17 @@ impl Ledger {
     pub(super) fn unseen(&mut self, key: &Key) {
         if let Some(scan) = &mut self.scan {
             scan.seen.remove(key);
+            if scan.touched.is_some() {
+                scan.absent.push(key.clone());
+            }
         }
+    }
+
+    /// What differed from another replica is taken over, and all else was the same. Returns those keys
+    /// that the other one does not have.
+    pub(super) fn end_digest(&mut self) -> (Scanned, Vec<Key>) {
+        let absent = self.scan.as_mut().map(|scan| std::mem::take(&mut scan.absent));
+        self.end_scan(absent.unwrap_or_default())
     }
 
     /// The scan is over. Returns those of `resident` that it shows to be gone.

@@ -94,6 +94,16 @@ impl Repair {
         NonZeroU64::new(count).map(Gap::Exact)
     }
 
+    /// What is still missing, by number.
+    pub(super) fn missing(&self) -> impl Iterator<Item = Positions> {
+        let of = |loss: &Loss| (loss.origin, loss.missing.clone());
+        let all = self.losses.iter().map(of);
+        let positions = |(origin, missing): (Origin, Vec<(u64, u64)>)| {
+            missing.into_iter().filter_map(move |(first, last)| Positions::new(origin, first, last))
+        };
+        all.flat_map(positions)
+    }
+
     /// `positions` are missing. `false`: no replay can be expected of them. `chance` is from 0 to 1.
     pub(super) fn missed(&mut self, positions: Positions, now: Instant, chance: f64) -> bool {
         let has_room = self.losses.len() < MOST_LOSSES;

@@ -63,9 +63,11 @@ stats! {
     disruptions,
     /// Reloads from the source that were completed, the first one included.
     reloads,
-    /// Reloads that took a copy of another replica instead of reading the source.
+    /// Reloads that took a copy of another replica instead of reading the source, digests included.
     copies,
-    /// Entries that came with copies, complete or not.
+    /// Those of them that compared hashes with another replica, and took only what differed.
+    digests,
+    /// Entries that came with copies and digests, complete or not.
     entries_copied,
     /// Entries that were sent to other replicas.
     entries_offered,

@@ -1,33 +1,46 @@
-//! Warm starts: a replica that is to be filled takes a copy from one that is live, and one replica of
-//! many reads the source.
+//! Warm starts and repairs: a replica that is to be filled takes a copy from one that is live, one that lost
+//! messages what differs, and one replica of many reads the source.
 
 mod asking;
 mod chunk;
+mod comparing;
 mod contacts;
 mod copying;
+mod coverage;
+mod differing;
+mod digest;
+mod digesting;
 mod offering;
 mod schedule;
 mod taking;
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::{Instant, interval, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
+pub(super) use asking::Purpose;
 pub(super) use contacts::Contacts;
-pub(super) use copying::{Copy, copy};
-pub(super) use offering::{Begin, begin};
+pub(super) use copying::{Came, Copy, copy};
+pub(super) use coverage::{Coverage, Damage};
+pub(super) use offering::offer;
+
+use chunk::Item;
 
 use super::fences::Fences;
 use super::hydration::{Command, Status};
 use super::stats::Counters;
+use super::{Entry, ReadCache};
 use crate::channel::Inner;
-use crate::{Key, Limits, Message, Origin, Request, Result, Topic};
+use crate::{Key, Limits, Message, Origin, Position, Positions, Request, Result, Topic};
 
-/// Lets a replica that starts be filled from another one, and others from it.
+/// Lets a replica be filled, and repaired, from another one, and others from it.
 ///
 /// Where it would read its source for the first time, it asks on the topic for a copy. A replica that
 /// is whole, suspects nothing, and is proven by a fence that it asks for after the question answers, and
@@ -38,8 +51,13 @@ use crate::{Key, Limits, Message, Origin, Request, Result, Topic};
 /// order, exactly as during a scan of the source. If nobody has a copy, one replica reads the source
 /// and says so, and the others wait for it. After five minutes a second one reads it too, and never a third.
 ///
-/// After a gap that no replay fills the source is read, by every replica that has the gap: the source alone is sure
-/// to know of a row that was written while its publish failed.
+/// After a gap that no replay fills it asks for a digest instead: hashes of what the other one has, of which
+/// 32 KiB are enough for a million entries. It asks on for what differs, and nothing else is sent.
+///
+/// A replica that was told of a loss is repaired by one that was told of it as well: it may be of a row that was
+/// written while its publish failed, of which the source alone is sure to know. Else the source is read. So it is
+/// where the user [asks](super::Hydration::reload) for it, and where the load of a single key failed. Meanwhile entries
+/// are suspect, for up to a second and a half longer than without this, if nobody answers.
 ///
 /// Off by default, because it needs the right to subscribe to such topics and to publish on them, and
 /// because a replica that starts alone waits up to a second and a half for an answer before it reads
@@ -52,7 +70,7 @@ use crate::{Key, Limits, Message, Origin, Request, Result, Topic};
 /// Kafka's compacted topics. Entries without versions are copied too: one that is written meanwhile
 /// is then read from the source, as in a scan. What is offered in another codec is not taken.
 ///
-/// The sender holds a list of its keys, and both sides a few chunks, beside their cache. A life that has an end
+/// The sender, and who compares itself, holds a list of its keys, and both sides a few chunks, beside their cache. A life that has an end
 /// ends later than at the sender by as long as its chunk was under way.
 ///
 /// ```
@@ -144,19 +162,64 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// The least time between two words of the same.
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
-/// What asking and offering share: who we are, and what others say.
+/// A cache of which others may have copies.
+pub(super) trait Contents<T>: Send + Sync {
+    fn keys(&self) -> Vec<Key>;
+
+    fn entry<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Option<Entry<T>>>;
+}
+
+/// The contents of `cache`.
+pub(super) fn contents<T: Send + Sync + 'static>(cache: impl ReadCache<T>) -> Arc<dyn Contents<T>> {
+    struct Of<C>(C);
+
+    impl<T: Send + Sync + 'static, C: ReadCache<T>> Contents<T> for Of<C> {
+        fn keys(&self) -> Vec<Key> {
+            self.0.keys()
+        }
+
+        fn entry<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Option<Entry<T>>> {
+            self.0.entry(key.as_str()).boxed()
+        }
+    }
+
+    Arc::new(Of(cache))
+}
+
+/// What asking and offering share: who we are, what we have, and what others say.
 pub(super) struct Peers<T> {
     pub(super) me: Origin,
     pub(super) channel: Arc<Inner<T>>,
     pub(super) counters: Arc<Counters>,
+    contents: Arc<dyn Contents<T>>,
+    kept_beyond_end: Duration,
     heard: broadcast::Sender<Request>,
 }
 
 impl<T> Clone for Peers<T> {
     fn clone(&self) -> Self {
-        let Self { me, channel, counters, heard } = self;
-        let (channel, counters, heard) = (channel.clone(), counters.clone(), heard.clone());
-        Self { me: *me, channel, counters, heard }
+        let Self { me, kept_beyond_end, .. } = *self;
+        let (channel, counters) = (self.channel.clone(), self.counters.clone());
+        let (contents, heard) = (self.contents.clone(), self.heard.clone());
+        Self { me, channel, counters, contents, kept_beyond_end, heard }
+    }
+}
+
+/// How far a replica has come with a publisher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    /// It has applied, or repaired in another way, what has this number and all before that it was told of.
+    pub(super) position: Position,
+    /// It was told of all from this number on; none if that is not known.
+    pub(super) from: Option<NonZeroU64>,
+}
+
+impl Head {
+    /// Whether the replica was told of the loss of `positions`, or did not lose them.
+    fn covers(self, positions: Positions) -> bool {
+        self.position.origin == positions.origin
+            && positions.last <= self.position.sequence
+            && self.from.is_some_and(|from| from <= positions.first)
     }
 }
 
@@ -166,14 +229,19 @@ pub(super) struct Desk<T> {
     pub(super) status: watch::Receiver<Status>,
     pub(super) fences: Fences,
     pub(super) hydrator: mpsc::Sender<Command<T>>,
-    pub(super) kept_beyond_end: Duration,
 }
 
 impl<T: Send + Sync + 'static> Peers<T> {
-    pub(super) fn new(channel: Arc<Inner<T>>, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(
+        channel: Arc<Inner<T>>,
+        counters: Arc<Counters>,
+        contents: Arc<dyn Contents<T>>,
+        kept_beyond_end: Duration,
+    ) -> Self {
         // Seeded where the simulation seeds it; a number that two share costs them one attempt.
         let me = random_origin();
-        Self { me, channel, counters, heard: broadcast::channel(REQUESTS).0 }
+        let heard = broadcast::channel(REQUESTS).0;
+        Self { me, channel, counters, contents, kept_beyond_end, heard }
     }
 
     /// Another replica, or this one, said something.
@@ -203,6 +271,24 @@ impl<T: Send + Sync + 'static> Peers<T> {
     /// The topic of a copy for `id`.
     fn topic_of(&self, id: Origin) -> Result<Topic> {
         topic_of(&self.channel.topic, id)
+    }
+
+    /// The entry of `key`, and how long it lives if it has an end, unless that is over.
+    async fn living(&self, key: &Key) -> Option<(Entry<T>, Option<Duration>)> {
+        let entry = self.contents.entry(key).await?;
+        let end = entry.expires_at().and_then(|end| end.checked_sub(self.kept_beyond_end));
+        match end.map(|end| end.checked_duration_since(Instant::now())) {
+            None => Some((entry, None)),
+            Some(Some(left)) if !left.is_zero() => Some((entry, Some(left))),
+            Some(_) => None,
+        }
+    }
+
+    /// The same, as it goes to others.
+    async fn item(&self, key: &Key) -> Option<Item> {
+        let (entry, left) = self.living(key).await?;
+        let payload = self.channel.codec.encode(entry.value()).ok();
+        Some(Item { key: key.clone(), version: entry.version(), left, payload })
     }
 
     /// Until it is dropped, tells others that this replica reads the source.

@@ -4,6 +4,8 @@
 // Each test program uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod fleet;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

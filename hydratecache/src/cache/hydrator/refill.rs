@@ -48,12 +48,16 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 self.counters.refilled.increment();
                 match self.store(lease.key(), loaded).await {
                     Ok(_) => self.ledger.stored(lease.key()),
-                    Err(error) => self.reload_failed(error),
+                    Err(error) => {
+                        self.damage.needs_source();
+                        self.reload_failed(error);
+                    }
                 }
             }
             Ok(None) => self.drop_gone(lease.key()).await,
             Err(error) => {
                 self.change(|status| status.suspect(Instant::now()));
+                self.damage.needs_source();
                 self.reload_failed(reading_failed(error));
             }
         }

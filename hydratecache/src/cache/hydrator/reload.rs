@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{Ended, Hydrator, replay};
 use crate::cache::ledger::{self, Scanned};
 use crate::cache::stats::Counters;
-use crate::cache::warm::{self, Peers};
+use crate::cache::warm::{self, Came, Damage, Peers, Purpose};
 use crate::cache::{Loaded, LocalCache, Mode, Source, SourceError};
 use crate::transport::Gap;
 use crate::{Error, ErrorKind, Key, Result};
@@ -29,9 +29,25 @@ const LOADS: usize = 16;
 /// What a reload yields: a key, and its value if it has one.
 type Row<T> = Result<(Key, Option<Loaded<T>>), SourceError>;
 
+/// Where a reload came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    Source,
+    /// All that another replica has.
+    Copy,
+    /// What another replica has and this one had not.
+    Digest,
+}
+
 impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     /// The source is to be read; until that is done, entries are suspect.
     pub(super) fn reload_soon(&mut self) {
+        self.damage.needs_source();
+        self.repair_soon();
+    }
+
+    /// What was lost is to be had from another replica, or from the source; until then entries are suspect.
+    pub(super) fn repair_soon(&mut self) {
         let now = Instant::now();
         let jitter = self.settings.reload_jitter.mul_f64(fastrand::f64());
         self.reload_at = self.reload_at.or(Some(self.rests_until.max(now + jitter)));
@@ -48,27 +64,37 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         }
         self.change(|status| status.has_holes = false);
         self.is_scanning = true;
-        let scanned = self.copy_or_scan().await;
+        let damage = std::mem::take(&mut self.damage);
+        let scanned = self.copy_or_scan(&damage).await;
         self.is_scanning = false;
-        let (outcome, is_copy) = match scanned {
+        let (outcome, from) = match scanned {
             ControlFlow::Break(ended) => return Err(ended),
             ControlFlow::Continue(outcome) => outcome,
         };
-        let resident = if outcome.is_ok() { self.cache.keys() } else { Vec::new() };
-        let (scanned, gone) = self.ledger.end_scan(resident);
+        let (scanned, gone) = match from {
+            From::Digest => self.ledger.end_digest(),
+            From::Source | From::Copy if outcome.is_ok() => self.ledger.end_scan(self.cache.keys()),
+            From::Source | From::Copy => self.ledger.end_scan(Vec::new()),
+        };
         match outcome {
-            Err(error) => self.reload_failed(error),
-            Ok(()) if scanned == Scanned::Overtaken => self.reload_soon(),
+            Err(error) => {
+                self.damage.remains(damage);
+                self.reload_failed(error);
+            }
+            Ok(()) if scanned == Scanned::Overtaken => {
+                self.damage.remains(damage);
+                self.repair_soon();
+            }
             Ok(()) => {
                 for key in gone {
-                    if is_copy {
-                        self.drop_absent(&key).await;
-                    } else {
-                        self.drop_gone(&key).await;
+                    match from {
+                        From::Source => self.drop_gone(&key).await,
+                        From::Copy | From::Digest => self.drop_absent(&key).await,
                     }
                 }
-                let Counters { reloads, copies, .. } = &*self.counters;
-                if is_copy { copies } else { reloads }.increment();
+                let Counters { reloads, copies, digests, .. } = &*self.counters;
+                if from == From::Source { reloads } else { copies }.increment();
+                digests.add(u64::from(from == From::Digest));
                 self.backoff = backoff();
                 let is_last = self.reload_at.is_none();
                 self.change(|status| {
@@ -78,7 +104,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                         status.repaired();
                     }
                 });
-                if !is_copy {
+                if from == From::Source {
+                    self.coverage.scanned();
                     self.contacts = std::mem::take(&mut self.contacts).or_source();
                 }
                 self.settled();
@@ -96,22 +123,23 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     }
 
     /// Applies a copy of another replica if it may and there is one to be had, and else what the source
-    /// yields. `true`: it was a copy.
-    async fn copy_or_scan(&mut self) -> ControlFlow<Ended, (Result<()>, bool)> {
+    /// yields.
+    async fn copy_or_scan(&mut self, damage: &Damage) -> ControlFlow<Ended, (Result<()>, From)> {
         let Some(source) = self.settings.source.clone() else {
             let what = "there is no source to reload from; give one with with_source";
             let error = Error::new(ErrorKind::InvalidInput, what);
-            return ControlFlow::Continue((Err(error), false));
+            return ControlFlow::Continue((Err(error), From::Source));
         };
-        let peers = self.peers.clone().filter(|_| !self.status.borrow().is_warm);
-        if let Some(peers) = peers.as_ref().filter(|_| self.may_copy())
-            && self.copy(peers, &source).await?
+        let peers = self.peers.clone();
+        if let Some(peers) = peers.as_ref().filter(|_| self.may_copy(damage))
+            && let Some(from) = self.copy(peers, &source, damage).await?
         {
-            return ControlFlow::Continue((Ok(()), true));
+            return ControlFlow::Continue((Ok(()), from));
         }
         let _announced = peers.map(|peers| peers.announce());
         let began = Instant::now();
         self.ledger.begin_scan();
+        self.coverage.begin_scan();
         let rows: BoxStream<'_, Row<T>> = match self.settings.mode {
             Mode::UpdateIfPresent => {
                 // In order, as an index is read best, and a simulation repeats.
@@ -124,45 +152,61 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let outcome = self.scan(&source, rows, Some(self.settings.source_limit)).await?;
         let rest = LONGEST_REST.min(began.elapsed().saturating_mul(9));
         self.rests_until = Instant::now() + rest;
-        ControlFlow::Continue((outcome, false))
+        ControlFlow::Continue((outcome, From::Source))
     }
 
-    /// Whether a copy is as good as the source: nothing was lost here that its sender may not have heard
-    /// of either, and a fence of the sender covers all that was written.
-    fn may_copy(&self) -> bool {
-        self.contacts.is_gathering() && self.epoch == 0 && !self.status.borrow().is_partial
+    /// Whether a copy may be as good as the source: its sender will have heard of all that was lost here,
+    /// and its fence covers all that was written.
+    fn may_copy(&self, damage: &Damage) -> bool {
+        let status = self.status.borrow();
+        let is_asked_for = if status.is_warm {
+            damage.may_copy()
+        } else {
+            self.contacts.is_gathering() && self.epoch == 0
+        };
+        is_asked_for && !status.is_partial
     }
 
-    /// Applies a copy of another replica. `false`: there is none, and the source is to be read.
+    /// Applies a copy of another replica, or what differs from it. None: there is none, and the source is
+    /// to be read.
     async fn copy(
         &mut self,
         peers: &Peers<T>,
         source: &Arc<dyn Source<T>>,
-    ) -> ControlFlow<Ended, bool> {
+        damage: &Damage,
+    ) -> ControlFlow<Ended, Option<From>> {
         // Before the copy is asked for: what arrived until then is in it.
         self.ledger.begin_copy();
         let limit = self.settings.source_limit;
-        let warm::Copy { rows, heads } = warm::copy(peers, source.clone(), limit);
+        let purpose = if self.contacts.is_gathering() { Purpose::Fill } else { Purpose::Repair };
+        let warm::Copy { rows, came } = warm::copy(peers, purpose, source.clone(), limit);
         let outcome = self.scan(source, rows, None).await?;
         if self.status.borrow().disrupted_since.is_some() {
             // Neither it nor the source is of use now.
             self.ledger.overtaken();
         }
         if self.ledger.is_overtaken() {
-            return ControlFlow::Continue(true);
+            return ControlFlow::Continue(Some(From::Copy));
         }
-        let heads = match outcome {
-            Ok(()) => heads.await.ok(),
+        let came = match outcome {
+            Ok(()) => came.await.ok(),
             Err(_) => None,
         };
-        let Some(heads) = heads else { return ControlFlow::Continue(false) };
+        let Some(Came { heads, is_digest }) = came.filter(|came| damage.is_covered_by(&came.heads))
+        else {
+            return ControlFlow::Continue(None);
+        };
+        if !self.contacts.is_gathering() {
+            let Self { contacts, progress, .. } = &mut *self;
+            contacts.repaired(&heads, |origin| progress.knows(origin));
+        }
         for missing in self.contacts.copied(&heads) {
             self.gap(Gap::Known(missing)).await;
         }
         for head in heads {
-            self.progress.handled(Some(head));
+            self.progress.handled(Some(head.position));
         }
-        ControlFlow::Continue(true)
+        ControlFlow::Continue(Some(if is_digest { From::Digest } else { From::Copy }))
     }
 
     /// Applies `rows`, which the source yields within `limit` of one another, or which are of a copy, that

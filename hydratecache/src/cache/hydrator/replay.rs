@@ -219,6 +219,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     async fn give_up_repairing(&mut self) {
         self.counters.replays_failed.increment();
         let since = self.status.borrow().missing_since;
+        self.damage.lost(self.repair.missing());
         self.repair_otherwise(self.repair.gap().unwrap_or(Gap::Unknown)).await;
         // The entries are suspect since they were, not since it was found that nothing helps.
         self.change(|status| {

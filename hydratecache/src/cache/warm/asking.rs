@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::random_origin;
+use super::comparing::Comparing;
+use super::digest::Level;
 use super::taking::Taking;
+use super::{chunk, digest, random_origin};
 use crate::{Origin, Request};
 
 /// Nobody asks later than this after the start, so that of many that start together some ask.
@@ -43,9 +45,40 @@ const MOST_HALTS: usize = 8;
 /// How many questions are remembered.
 const QUESTIONS: usize = 64;
 
+/// What a copy is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cache) enum Purpose {
+    /// All of it is taken.
+    Fill,
+    /// A digest of it is compared with what is there, and what differs is taken.
+    Repair,
+}
+
+impl Purpose {
+    /// The form of what is sent for that.
+    pub(super) fn form(self) -> NonZeroU64 {
+        match self {
+            Self::Fill => chunk::FORM,
+            Self::Repair => digest::FORM,
+        }
+    }
+
+    pub(super) fn of_form(form: NonZeroU64) -> Option<Self> {
+        [Self::Fill, Self::Repair].into_iter().find(|purpose| purpose.form() == form)
+    }
+
+    fn question(self, number: Origin) -> Request {
+        match self {
+            Self::Fill => Request::Wanted(number),
+            Self::Repair => Request::Compare(number),
+        }
+    }
+}
+
 /// Where the search for a copy stands.
 pub(super) struct Asking {
     me: Origin,
+    purpose: Purpose,
     state: State,
     /// Questions that were heard since this began, its own among them: whoever answers one of them
     /// asks for its proof later than this replica began to listen.
@@ -65,6 +98,8 @@ enum State {
     Claimed { until: Instant },
     /// Somebody sends.
     Taking(Taking),
+    /// Somebody sends what is to be compared.
+    Comparing(Comparing),
 }
 
 /// What is to be done.
@@ -79,9 +114,10 @@ pub(super) enum Step {
 
 impl Asking {
     /// Begins to look, as `me`.
-    pub(super) fn begin(me: Origin, now: Instant) -> Self {
+    pub(super) fn begin(me: Origin, purpose: Purpose, now: Instant) -> Self {
         Self {
             me,
+            purpose,
             state: looking(now),
             questions: VecDeque::new(),
             asks_at: now + random(FIRST_QUESTION),
@@ -91,9 +127,23 @@ impl Asking {
         }
     }
 
+    pub(super) fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
     /// The copy that is being taken.
     pub(super) fn taking(&mut self) -> Option<&mut Taking> {
         if let State::Taking(taking) = &mut self.state { Some(taking) } else { None }
+    }
+
+    /// The digest that is being compared.
+    pub(super) fn comparing(&mut self) -> Option<&mut Comparing> {
+        if let State::Comparing(comparing) = &mut self.state { Some(comparing) } else { None }
+    }
+
+    /// Whether somebody sends.
+    pub(super) fn is_served(&self) -> bool {
+        matches!(self.state, State::Taking(_) | State::Comparing(_))
     }
 
     /// When [`due`](Self::due) has something to say.
@@ -101,25 +151,46 @@ impl Asking {
         match &self.state {
             State::Looking { until } | State::Claimed { until } => (*until).min(self.asks_at),
             State::Taking(taking) => taking.next_due(),
+            State::Comparing(comparing) => comparing.next_due(),
         }
     }
 
     /// Another replica, or this one, said something. `is_usable`: what is offered can be read here.
     pub(super) fn heard(&mut self, request: &Request, is_usable: bool, now: Instant) -> Step {
         match (request, &mut self.state) {
-            (Request::Wanted(question), _) => self.asked(*question, now),
+            (Request::Wanted(question), _) if self.purpose == Purpose::Fill => {
+                self.asked(*question, now);
+            }
+            (Request::Compare(question), _) if self.purpose == Purpose::Repair => {
+                self.asked(*question, now);
+            }
             (Request::Wait(by), _) if *by != self.me => self.waits(*by, now),
             (Request::Take { copy, first, last }, State::Taking(taking))
                 if *copy == taking.copy() =>
             {
                 taking.heard(first.get(), last.get(), now);
             }
+            (Request::Parts { digest, level, numbers }, State::Comparing(comparing))
+                if *digest == comparing.digest() =>
+            {
+                if let Some(level) = Level::of(level.get()) {
+                    comparing.heard(level, numbers, now);
+                }
+            }
             (Request::Withdrawn(copy), State::Taking(taking)) if *copy == taking.copy() => {
                 return self.halted(now);
             }
-            (Request::Offered { .. }, State::Taking(_)) => {}
+            (Request::Withdrawn(copy), State::Comparing(comparing))
+                if *copy == comparing.digest() =>
+            {
+                return self.halted(now);
+            }
+            (Request::Offered { .. }, State::Taking(_) | State::Comparing(_)) => {}
             (Request::Offered { to, copy, .. }, _) if is_usable && self.questions.contains(to) => {
-                self.state = State::Taking(Taking::begin(*copy, now));
+                self.state = match self.purpose {
+                    Purpose::Fill => State::Taking(Taking::begin(*copy, now)),
+                    Purpose::Repair => State::Comparing(Comparing::begin(*copy, now)),
+                };
                 return Step::Listen(*copy);
             }
             _ => {}
@@ -133,13 +204,18 @@ impl Asking {
             State::Looking { .. } | State::Claimed { .. } if now >= self.asks_at => {
                 let question = random_origin();
                 self.asked(question, now);
-                Step::Say(Request::Wanted(question))
+                Step::Say(self.purpose.question(question))
             }
             State::Looking { until } if now >= *until => self.decide(now),
             State::Claimed { until } if now >= *until => Step::ReadTheSource,
             State::Taking(taking) if taking.is_over(now) => self.halted(now),
             State::Taking(taking) => match taking.due(now) {
                 Some((first, last)) => Step::Say(taken(taking.copy(), first, last)),
+                None => Step::Nothing,
+            },
+            State::Comparing(comparing) if comparing.is_over(now) => self.halted(now),
+            State::Comparing(comparing) => match comparing.due(now) {
+                Some((level, numbers)) => Step::Say(parts(comparing.digest(), level, numbers)),
                 None => Step::Nothing,
             },
             _ => Step::Nothing,
@@ -202,6 +278,11 @@ fn taken(copy: Origin, first: u64, last: u64) -> Request {
     Request::Take { copy, first: number(first), last: number(last) }
 }
 
+fn parts(digest: Origin, level: Level, numbers: Vec<u64>) -> Request {
+    let level = NonZeroU64::new(level as u64).expect("levels are counted from 1");
+    Request::Parts { digest, level, numbers }
+}
+
 /// A random part of `most`.
 pub(super) fn random(most: Duration) -> Duration {
     most.mul_f64(fastrand::f64())
@@ -220,7 +301,7 @@ mod tests {
 
     fn begun() -> (Asking, Instant) {
         let now = Instant::now();
-        (Asking::begin(id(5), now), now)
+        (Asking::begin(id(5), Purpose::Fill, now), now)
     }
 
     fn offered(to: u64, copy: u64) -> Request {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use minicbor::{Decoder, Encoder};
 
+use super::Head;
 use crate::wire::check_well_formed;
 use crate::{Key, Origin, Position, Version, VersionDomain};
 
@@ -21,7 +22,7 @@ const OVERHEAD_BYTES: usize = 64;
 const ENTRY_OVERHEAD_BYTES: usize = 48;
 
 /// What a head takes at most.
-const HEAD_BYTES: usize = 18;
+pub(super) const HEAD_BYTES: usize = 27;
 
 /// Some entries of a replica, and of what it knows of publishers.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub(super) struct Chunk {
     pub(super) is_last: bool,
     pub(super) items: Vec<Item>,
     /// How far the replica had applied the messages of some publishers, before it read any entry.
-    pub(super) heads: Vec<Position>,
+    pub(super) heads: Vec<Head>,
 }
 
 /// An entry under way.
@@ -88,10 +89,16 @@ impl ChunkWriter {
         self.count
     }
 
+    /// The entries alone, and how many they are.
+    pub(super) fn into_items(self) -> (u64, Vec<u8>) {
+        (self.count, self.items.into_writer())
+    }
+
     /// The chunk with this number.
-    pub(super) fn finish(self, number: NonZeroU64, is_last: bool, heads: &[Position]) -> Bytes {
+    pub(super) fn finish(self, number: NonZeroU64, is_last: bool, heads: &[Head]) -> Bytes {
         let items = self.items.into_writer();
-        let mut encoder = Encoder::new(Vec::with_capacity(items.len() + 32 + heads.len() * 18));
+        let mut encoder =
+            Encoder::new(Vec::with_capacity(items.len() + 32 + heads.len() * HEAD_BYTES));
         write_rest(&mut encoder, number, is_last, heads).expect("writing to a Vec cannot fail");
         encoder.array(self.count).expect("writing to a Vec cannot fail");
         let mut bytes = encoder.into_writer();
@@ -112,12 +119,16 @@ fn write_rest(
     e: &mut Encoder<Vec<u8>>,
     number: NonZeroU64,
     is_last: bool,
-    heads: &[Position],
+    heads: &[Head],
 ) -> Written {
-    e.map(5)?.u8(0)?.u64(FORM.get())?.u8(1)?.u64(number.get())?.u8(2)?.bool(is_last)?;
+    e.map(6)?.u8(0)?.u64(FORM.get())?.u8(1)?.u64(number.get())?.u8(2)?.bool(is_last)?;
     e.u8(3)?.array(heads.len() as u64 * 2)?;
-    for Position { origin, sequence } in heads {
+    for Position { origin, sequence } in heads.iter().map(|head| head.position) {
         e.u64(origin.get())?.u64(sequence.get())?;
+    }
+    e.u8(5)?.array(heads.len() as u64)?;
+    for head in heads {
+        e.u64(head.from.map_or(0, NonZeroU64::get))?;
     }
     e.u8(4)?;
     Ok(())
@@ -149,7 +160,7 @@ impl Chunk {
         check_well_formed(bytes).ok()?;
         let mut d = Decoder::new(bytes);
         let (mut form, mut number, mut is_last) = (None, None, None);
-        let (mut items, mut heads) = (Vec::new(), Vec::new());
+        let (mut items, mut positions, mut from) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..d.map().ok()?? {
             match d.u64().ok()? {
                 0 => form = NonZeroU64::new(d.u64().ok()?),
@@ -160,7 +171,7 @@ impl Chunk {
                     for _ in 0..d.array().ok()?? / 2 {
                         let origin = Origin::from_u64(d.u64().ok()?)?;
                         let sequence = NonZeroU64::new(d.u64().ok()?)?;
-                        heads.push(Position { origin, sequence });
+                        positions.push(Position { origin, sequence });
                     }
                 }
                 4 => {
@@ -168,15 +179,24 @@ impl Chunk {
                         items.push(read_item(&mut d, bytes)?);
                     }
                 }
+                5 => {
+                    for _ in 0..d.array().ok()?? {
+                        from.push(NonZeroU64::new(d.u64().ok()?));
+                    }
+                }
                 _ => d.skip().ok()?,
             }
         }
+        // Who does not say from where it was told of all vouches for nothing.
+        let from = from.into_iter().chain(std::iter::repeat(None));
+        let heads = positions.into_iter().zip(from);
+        let heads = heads.map(|(position, from)| Head { position, from }).collect();
         let chunk = Self { number: number?, is_last: is_last?, items, heads };
         (form == Some(FORM)).then_some(chunk)
     }
 }
 
-fn read_item(d: &mut Decoder<'_>, bytes: &Bytes) -> Option<Item> {
+pub(super) fn read_item(d: &mut Decoder<'_>, bytes: &Bytes) -> Option<Item> {
     use minicbor::data::Type;
     if d.array().ok()?? != 4 {
         return None;
@@ -224,12 +244,13 @@ mod tests {
         NonZeroU64::new(number).expect("not zero")
     }
 
-    fn head(origin: u64, sequence: u64) -> Position {
+    fn head(origin: u64, sequence: u64) -> Head {
         let origin = Origin::from_u64(origin).expect("not zero");
-        Position { origin, sequence: number(sequence) }
+        let position = Position { origin, sequence: number(sequence) };
+        Head { position, from: NonZeroU64::new(sequence - 1) }
     }
 
-    fn written(items: &[Item], heads: &[Position]) -> Bytes {
+    fn written(items: &[Item], heads: &[Head]) -> Bytes {
         let mut writer = ChunkWriter::new(1 << 20, 1 << 20, heads.len());
         assert!(items.iter().all(|item| writer.push(item)));
         writer.finish(number(7), items.is_empty(), heads)
@@ -267,7 +288,7 @@ mod tests {
         let left = Some(Duration::from_millis(1));
         assert!(writer.push(&Item { version, left, ..item("l", None) }));
         let bytes = writer.finish(number(1), true, &[head(9, 7)]);
-        let expected = b"\xa5\x00\x01\x01\x01\x02\xf5\x03\x82\x09\x07\x04\x82\
+        let expected = b"\xa6\x00\x01\x01\x01\x02\xf5\x03\x82\x09\x07\x05\x81\x06\x04\x82\
             \x84\x61\x6b\x07\xf6\x41\x01\
             \x84\x61\x6c\x82\x1a\x00\x01\x00\x00\x09\x19\x03\xe8\xf6";
         assert_eq!(bytes, expected[..]);
@@ -279,7 +300,7 @@ mod tests {
         let mut writer = ChunkWriter::new(8_000, 20_000, 10);
         let small = |name: &str| Item { payload: value(1_000), ..item(name, None) };
         let count = (0..100).take_while(|n| writer.push(&small(&format!("k{n:03}")))).count();
-        let heads: Vec<Position> = (0..10).map(|n| head(u64::MAX - n, u64::MAX)).collect();
+        let heads: Vec<Head> = (0..10).map(|n| head(u64::MAX - n, u64::MAX)).collect();
         let bytes = writer.finish(number(u64::MAX), false, &heads);
         assert!((5..8).contains(&count) && bytes.len() <= 8_000, "{count} in {}", bytes.len());
         for (size, is_kept) in [(15_000, true), (20_000, false)] {

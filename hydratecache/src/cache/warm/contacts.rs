@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use super::Head;
 use crate::{Origin, Position, Positions};
 
 /// How far publishers have come, before the first word of theirs that was heard here.
@@ -62,25 +63,40 @@ impl Contacts {
     }
 
     /// The copy is there, and has come so far. Returns what is missing between that and what was heard.
-    pub(in crate::cache) fn copied(&mut self, heads: &[Position]) -> Vec<Positions> {
+    pub(in crate::cache) fn copied(&mut self, heads: &[Head]) -> Vec<Positions> {
         let Self::Gathering(first) = self else {
             return Vec::new();
         };
         let (mut missing, mut unheard) = (Vec::new(), Numbers::default());
-        for Position { origin, sequence } in heads {
-            match first.get(origin) {
+        for Position { origin, sequence } in heads.iter().map(|head| head.position) {
+            match first.get(&origin) {
                 Some(before) => {
                     missing.extend(Positions::new(
-                        *origin,
+                        origin,
                         sequence.saturating_add(1).get(),
                         *before,
                     ));
                 }
-                None => drop(unheard.insert(*origin, sequence.get())),
+                None => drop(unheard.insert(origin, sequence.get())),
             }
         }
         *self = Self::Copied(unheard);
         missing
+    }
+
+    /// The cache was repaired by a replica that has come so far. What this one has heard by itself
+    /// it goes on to compare by itself.
+    pub(in crate::cache) fn repaired(&mut self, heads: &[Head], is_heard: impl Fn(Origin) -> bool) {
+        let mut unheard = match std::mem::take(self) {
+            Self::Copied(unheard) => unheard,
+            Self::Source | Self::Gathering(_) => Numbers::default(),
+        };
+        for Position { origin, sequence } in heads.iter().map(|head| head.position) {
+            if unheard.contains_key(&origin) || !is_heard(origin) {
+                unheard.insert(origin, sequence.get());
+            }
+        }
+        *self = Self::Copied(unheard);
     }
 }
 
@@ -93,8 +109,9 @@ mod tests {
         Origin::from_u64(number).expect("not zero")
     }
 
-    fn head(origin: u64, sequence: u64) -> Position {
-        Position { origin: id(origin), sequence: NonZeroU64::new(sequence).expect("not zero") }
+    fn head(origin: u64, sequence: u64) -> Head {
+        let sequence = NonZeroU64::new(sequence).expect("not zero");
+        Head { position: Position { origin: id(origin), sequence }, from: None }
     }
 
     fn missing(origin: u64, first: u64, last: u64) -> Positions {
@@ -113,6 +130,17 @@ mod tests {
         assert_eq!(contacts.heard(id(5), 20), None, "from now on it is tracked");
         assert_eq!(contacts.heard(id(6), 7), None);
         assert_eq!(contacts.heard(id(1), 90), None);
+    }
+
+    #[test]
+    fn of_what_a_repair_told_of_those_count_who_were_not_heard_here() {
+        let mut contacts = Contacts::Copied([(id(1), 4), (id(2), 4)].into_iter().collect());
+        let is_heard = |origin: Origin| origin != id(4);
+        contacts.repaired(&[head(1, 6), head(3, 6), head(4, 6)], is_heard);
+        assert_eq!(contacts.heard(id(1), 7), Some(missing(1, 7, 7)));
+        assert_eq!(contacts.heard(id(2), 7), Some(missing(2, 5, 7)), "nothing new is known");
+        assert_eq!(contacts.heard(id(3), 7), None, "it is tracked");
+        assert_eq!(contacts.heard(id(4), 7), Some(missing(4, 7, 7)));
     }
 
     #[test]

@@ -1,23 +1,26 @@
-//! Taking a copy: what arrives of it, as rows that a scan yields.
+//! Taking a copy, or what differs from it: what arrives, as rows that a scan yields.
 
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::asking::{Asking, Step};
-use super::chunk::{Chunk, FORM, Item};
+use super::asking::{Asking, Purpose, Step};
+use super::chunk::{Chunk, Item};
+use super::differing::Differing;
+use super::digest::Part;
 use super::taking::Received;
-use super::{PUBLISH_LIMIT, Peers, random_origin};
+use super::{Head, PUBLISH_LIMIT, Peers, random_origin};
 use crate::cache::hydrator::reload::source_is_slow;
 use crate::cache::{Loaded, Source, SourceError};
 use crate::transport::{Signal, Subscription};
-use crate::{Error, ErrorKind, Key, Kind, Origin, Position, Request, Result, Ttl, VersionDomain};
+use crate::{Error, ErrorKind, Key, Kind, Origin, Request, Result, Ttl, VersionDomain};
 
 /// How many rows wait for the hydrator: what a chunk of small entries holds.
 const ROWS: usize = 512;
@@ -29,25 +32,36 @@ type Row<T> = Result<(Key, Option<Loaded<T>>), SourceError>;
 pub(in crate::cache) struct Copy<T> {
     /// An error: the source is to be read instead.
     pub(in crate::cache) rows: BoxStream<'static, Row<T>>,
-    /// Behind the last row: how far the other replica had come with each publisher.
-    pub(in crate::cache) heads: oneshot::Receiver<Vec<Position>>,
+    /// Behind the last row.
+    pub(in crate::cache) came: oneshot::Receiver<Came>,
 }
 
-/// Has a copy of another replica taken.
+/// What came of another replica.
+#[derive(Debug, Default)]
+pub(in crate::cache) struct Came {
+    /// How far it had come with each publisher.
+    pub(in crate::cache) heads: Vec<Head>,
+    /// Rows are what differed: entries of the other replica, and keys that it does not have. Else they are
+    /// all that it has.
+    pub(in crate::cache) is_digest: bool,
+}
+
+/// Has a copy of another replica taken, or what differs from it.
 pub(in crate::cache) fn copy<T: Send + Sync + 'static>(
     peers: &Peers<T>,
+    purpose: Purpose,
     source: Arc<dyn Source<T>>,
     source_limit: Duration,
 ) -> Copy<T> {
     let (rows, yielded) = mpsc::channel(ROWS);
-    let (came_to, heads) = oneshot::channel();
+    let (came_to, came) = oneshot::channel();
     let copying = Copying { peers: peers.clone(), source, source_limit, rows };
-    let task = AbortOnDropHandle::new(tokio::spawn(copying.run(came_to)));
+    let task = AbortOnDropHandle::new(tokio::spawn(copying.run(purpose, came_to)));
     let next = |(mut yielded, task): (mpsc::Receiver<Row<T>>, AbortOnDropHandle<()>)| async move {
         let row = yielded.recv().await?;
         Some((row, (yielded, task)))
     };
-    Copy { rows: stream::unfold((yielded, task), next).boxed(), heads }
+    Copy { rows: stream::unfold((yielded, task), next).boxed(), came }
 }
 
 struct Copying<T> {
@@ -61,24 +75,30 @@ struct Copying<T> {
 struct Unwanted;
 
 impl<T: Send + Sync + 'static> Copying<T> {
-    async fn run(self, came_to: oneshot::Sender<Vec<Position>>) {
-        match self.copied().await {
-            Ok(Ok(heads)) => drop(came_to.send(heads)),
+    async fn run(self, purpose: Purpose, came_to: oneshot::Sender<Came>) {
+        let came = match purpose {
+            Purpose::Fill => self.copied().await,
+            Purpose::Repair => self.compared().await,
+        };
+        match came {
+            Ok(Ok(came)) => drop(came_to.send(came)),
             Ok(Err(error)) => drop(self.rows.send(Err(error.into())).await),
             Err(Unwanted) => {}
         }
     }
 
     /// Yields all entries of another replica, and returns how far it had come.
-    async fn copied(&self) -> Result<Result<Vec<Position>>, Unwanted> {
+    async fn copied(&self) -> Result<Result<Came>, Unwanted> {
         let mut heard = self.peers.listen();
-        let mut asking = Asking::begin(random_origin(), Instant::now());
+        let mut asking = Asking::begin(random_origin(), Purpose::Fill, Instant::now());
         let (mut signals, mut heads) = (None, Vec::new());
         loop {
             let step = tokio::select! {
-                chunk = next_chunk(&mut signals) => {
-                    let Some(chunk) = chunk else { return Ok(Err(no_copy())) };
-                    let Some(taking) = asking.taking() else { continue };
+                payload = next_payload(&mut signals) => {
+                    let Some(payload) = payload else { return Ok(Err(no_copy())) };
+                    let (Some(taking), Some(chunk)) = (asking.taking(), Chunk::decode(&payload)) else {
+                        continue;
+                    };
                     let number = chunk.number.get();
                     let received = taking.received(number, chunk.is_last, Instant::now());
                     if received != Received::Old {
@@ -86,42 +106,97 @@ impl<T: Send + Sync + 'static> Copying<T> {
                         self.forward(chunk.items).await?;
                     }
                     if received == Received::Complete {
-                        return Ok(Ok(heads));
+                        return Ok(Ok(Came { heads, is_digest: false }));
                     }
                     Step::Nothing
                 }
-                request = heard.recv() => match request {
-                    Ok(request) => {
-                        let is_usable = self.is_usable(&request);
-                        asking.heard(&request, is_usable, Instant::now())
-                    }
-                    Err(broadcast::error::RecvError::Lagged(_)) => Step::Nothing,
-                    Err(broadcast::error::RecvError::Closed) => return Ok(Err(no_copy())),
-                },
-                () = sleep_until(asking.next_due()) => asking.due(Instant::now()),
-                () = self.rows.closed() => return Err(Unwanted),
+                step = self.next_step(&mut asking, &mut heard) => step?,
             };
             match step {
                 Step::Nothing => {}
-                // If it fails nobody answers, and that has its limit.
-                Step::Say(request) => drop(self.peers.say(&request).await),
+                Step::Say(request) => self.say(&request).await,
                 Step::Listen(copy) => {
                     heads.clear();
                     signals = self.subscribed(copy).await.ok();
                 }
                 Step::ReadTheSource => return Ok(Err(no_copy())),
             }
-            if asking.taking().is_none() {
-                signals = None;
-            }
+            signals = signals.filter(|_| asking.is_served());
         }
     }
 
+    /// Yields what differs from another replica, and returns how far that had come. If too much
+    /// differs, yields all that it has.
+    async fn compared(&self) -> Result<Result<Came>, Unwanted> {
+        let mut heard = self.peers.listen();
+        let mut asking = Asking::begin(random_origin(), Purpose::Repair, Instant::now());
+        let (mut signals, mut differing) = (None, Differing::default());
+        loop {
+            let step = tokio::select! {
+                payload = next_payload(&mut signals) => {
+                    let Some(payload) = payload else { return Ok(Err(no_copy())) };
+                    let (Some(comparing), Some(part)) = (asking.comparing(), Part::decode(&payload)) else {
+                        continue;
+                    };
+                    let items = differing.compare(&self.peers, comparing, part).await;
+                    self.forward(items).await?;
+                    if differing.is_too_much() {
+                        return self.copied().await;
+                    }
+                    if comparing.is_complete() {
+                        for key in differing.absent() {
+                            self.rows.send(Ok((key, None))).await.map_err(|_| Unwanted)?;
+                        }
+                        return Ok(Ok(Came { heads: differing.heads, is_digest: true }));
+                    }
+                    Step::Nothing
+                }
+                step = self.next_step(&mut asking, &mut heard) => step?,
+            };
+            match step {
+                Step::Nothing => {}
+                Step::Say(request) => self.say(&request).await,
+                Step::Listen(digest) => {
+                    differing = Differing::default();
+                    signals = self.subscribed(digest).await.ok();
+                }
+                Step::ReadTheSource => return Ok(Err(no_copy())),
+            }
+            signals = signals.filter(|_| asking.is_served());
+        }
+    }
+
+    /// Waits until others say something, or something is due. Dropping it loses nothing.
+    async fn next_step(
+        &self,
+        asking: &mut Asking,
+        heard: &mut broadcast::Receiver<Request>,
+    ) -> Result<Step, Unwanted> {
+        tokio::select! {
+            request = heard.recv() => match request {
+                Ok(request) => {
+                    let is_usable = self.is_usable(&request, asking.purpose());
+                    Ok(asking.heard(&request, is_usable, Instant::now()))
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => Ok(Step::Nothing),
+                // The hydrator holds the other end.
+                Err(broadcast::error::RecvError::Closed) => Err(Unwanted),
+            },
+            () = sleep_until(asking.next_due()) => Ok(asking.due(Instant::now())),
+            () = self.rows.closed() => Err(Unwanted),
+        }
+    }
+
+    /// If it fails nobody answers, and that has its limit.
+    async fn say(&self, request: &Request) {
+        drop(self.peers.say(request).await);
+    }
+
     /// Whether what is offered is what this replica can read: fleets are deployed one by one.
-    fn is_usable(&self, request: &Request) -> bool {
+    fn is_usable(&self, request: &Request, purpose: Purpose) -> bool {
         match request {
             Request::Offered { form, content_type, .. } => {
-                *form == FORM && self.peers.channel.reads(content_type.as_ref())
+                *form == purpose.form() && self.peers.channel.reads(content_type.as_ref())
             }
             _ => false,
         }
@@ -171,18 +246,17 @@ impl<T: Send + Sync + 'static> Copying<T> {
     }
 }
 
-/// The next chunk, once there is one. None: the transport was closed.
-async fn next_chunk(signals: &mut Option<Subscription>) -> Option<Chunk> {
+/// What the next message on the topic of a copy carries, once there is one. None: the transport was closed.
+async fn next_payload(signals: &mut Option<Subscription>) -> Option<Bytes> {
     let Some(signals) = signals else {
         return pending().await;
     };
     loop {
-        // Gaps show in the numbers of chunks.
+        // What is lost shows in what was asked for and did not come.
         if let Signal::Message(message) = signals.next().await?
             && message.kind() == Kind::Put
-            && let Some(chunk) = Chunk::decode(message.payload())
         {
-            return Some(chunk);
+            return Some(message.payload().clone());
         }
     }
 }

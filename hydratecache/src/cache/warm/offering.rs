@@ -1,4 +1,4 @@
-//! Giving copies: a replica that is whole answers those who want one.
+//! Giving copies and digests: a replica that is whole answers those who want one.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -6,23 +6,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::asking::random;
-use super::chunk::{ChunkWriter, FORM, Item};
+use super::asking::{Purpose, random};
+use super::chunk::ChunkWriter;
+use super::digest::Level;
 use super::schedule::Schedule;
 use super::taking::PATIENCE;
-use super::{Desk, WarmStart, chunk_key, most_bytes, random_origin};
+use super::{Desk, Head, WarmStart, chunk_key, most_bytes, random_origin};
 use crate::cache::hydration::Command;
-use crate::cache::{Entry, ReadCache};
-use crate::{Key, Message, Origin, Position, Request, Result};
+use crate::{Key, Message, Origin, Request, Result};
 
 /// How many copies are sent at once. All who asked before one began share it.
 const MOST: usize = 2;
+
+/// How many are kept in all, with those that are complete: each has a list of all keys.
+const MOST_KEPT: usize = 6;
 
 /// An offer is made at a random time within this, and not at all if another one came first.
 const JITTER: Duration = Duration::from_millis(50);
@@ -38,7 +39,7 @@ const LINGERING: Duration = Duration::from_secs(3);
 const WAIT_PAUSE: Duration = Duration::from_millis(500);
 
 /// How many keys are put in order on a runtime's thread: more are on one of their own.
-const QUICKLY_SORTED: usize = 10_000;
+pub(super) const QUICKLY_SORTED: usize = 10_000;
 
 /// How often the hydrator is asked how far publishers have come, until no value of a message is being
 /// loaded.
@@ -50,25 +51,16 @@ const HEADS: usize = 512;
 /// Sending goes ahead of its rate by no more than this, so that it need not sleep after each chunk.
 const AHEAD: Duration = Duration::from_millis(5);
 
-/// Begins to offer copies of a cache.
-pub(in crate::cache) type Begin<T> =
-    Box<dyn FnOnce(Desk<T>) -> BoxFuture<'static, ()> + Send + Sync>;
-
-pub(in crate::cache) fn begin<T, C>(settings: WarmStart, cache: C) -> Begin<T>
-where
-    T: Send + Sync + 'static,
-    C: ReadCache<T>,
-{
-    Box::new(move |desk| {
-        let shop = Arc::new(Shop { desk, cache, settings });
-        let (copies, told_at) = (BTreeMap::new(), Instant::now());
-        Offering { shop, copies, told_at, tells_at: None }.run().boxed()
-    })
+/// Offers copies of a cache, for ever.
+pub(in crate::cache) async fn offer<T: Send + Sync + 'static>(desk: Desk<T>, settings: WarmStart) {
+    let shop = Arc::new(Shop { desk, settings });
+    let (copies, told_at) = (BTreeMap::new(), Instant::now());
+    Offering { shop, copies, told_at, tells_at: None }.run().await;
 }
 
 /// Listens to those who want a copy.
-struct Offering<T, C> {
-    shop: Arc<Shop<T, C>>,
+struct Offering<T> {
+    shop: Arc<Shop<T>>,
     /// In an order that repeats in a simulation.
     copies: BTreeMap<Origin, Copy>,
     /// When anyone last told others to wait.
@@ -78,39 +70,70 @@ struct Offering<T, C> {
 }
 
 /// What each copy needs.
-struct Shop<T, C> {
-    desk: Desk<T>,
-    cache: C,
-    settings: WarmStart,
+pub(super) struct Shop<T> {
+    pub(super) desk: Desk<T>,
+    pub(super) settings: WarmStart,
+}
+
+/// What is asked for of a copy or a digest.
+pub(super) enum Asked {
+    /// Chunks, the first and the last.
+    Chunks(u64, u64),
+    /// Parts of a digest.
+    Parts(Level, Vec<u64>),
 }
 
 /// A copy that is offered, or under way.
 struct Copy {
     /// The question that it answers.
     question: Origin,
-    takes: mpsc::Sender<(u64, u64)>,
+    takes: mpsc::Sender<Asked>,
     stage: Arc<Stage>,
     task: AbortOnDropHandle<()>,
 }
 
 /// How far a copy is.
 #[derive(Default)]
-struct Stage(AtomicU8);
+pub(super) struct Stage(AtomicU8);
 
 impl Stage {
     const OFFERED: u8 = 1;
-    const COMPLETE: u8 = 2;
+    pub(super) const COMPLETE: u8 = 2;
 
     fn is(&self, stage: u8) -> bool {
         self.0.load(Ordering::Relaxed) >= stage
     }
 
-    fn set(&self, stage: u8) {
+    pub(super) fn set(&self, stage: u8) {
         self.0.store(stage, Ordering::Relaxed);
     }
 }
 
-impl<T: Send + Sync + 'static, C: ReadCache<T>> Offering<T, C> {
+/// How fast is sent.
+pub(super) struct Pace {
+    settings: WarmStart,
+    due: Instant,
+}
+
+impl Pace {
+    pub(super) fn new(settings: WarmStart) -> Self {
+        Self { settings, due: Instant::now() }
+    }
+
+    /// So many bytes are about to be sent.
+    pub(super) fn takes(&mut self, bytes: usize, now: Instant) {
+        self.due = self.due.max(now) + self.settings.time_of(bytes);
+    }
+
+    /// Waits until more may be sent.
+    pub(super) async fn rest(&self) {
+        if self.due > Instant::now() + AHEAD {
+            sleep_until(self.due).await;
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Offering<T> {
     async fn run(mut self) {
         let mut heard = self.shop.desk.peers.listen();
         loop {
@@ -133,9 +156,11 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Offering<T, C> {
 
     fn heard(&mut self, request: &Request) {
         match request {
-            Request::Wanted(question) => self.wanted(*question),
+            Request::Wanted(question) => self.wanted(*question, Purpose::Fill),
+            Request::Compare(question) => self.wanted(*question, Purpose::Repair),
             Request::Offered { to, copy, form, content_type }
-                if *form == FORM && self.shop.desk.peers.channel.reads(content_type.as_ref()) =>
+                if Purpose::of_form(*form).is_some()
+                    && self.shop.desk.peers.channel.reads(content_type.as_ref()) =>
             {
                 // Another one was first, with the same to offer.
                 self.copies.retain(|own, other| {
@@ -145,7 +170,13 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Offering<T, C> {
             Request::Take { copy, first, last } => {
                 if let Some(copy) = self.copies.get(copy) {
                     // Too many at once are none: they ask again.
-                    let _ = copy.takes.try_send((first.get(), last.get()));
+                    let _ = copy.takes.try_send(Asked::Chunks(first.get(), last.get()));
+                }
+            }
+            Request::Parts { digest, level, numbers } => {
+                if let (Some(copy), Some(level)) = (self.copies.get(digest), Level::of(level.get()))
+                {
+                    let _ = copy.takes.try_send(Asked::Parts(level, numbers.clone()));
                 }
             }
             Request::Wait(_) => (self.told_at, self.tells_at) = (Instant::now(), None),
@@ -153,17 +184,18 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Offering<T, C> {
         }
     }
 
-    fn wanted(&mut self, question: Origin) {
+    fn wanted(&mut self, question: Origin, purpose: Purpose) {
         self.copies.retain(|_, copy| !copy.task.is_finished());
         let (is_whole, is_soon) = {
             let status = self.shop.desk.status.borrow();
             (status.is_whole(), status.is_soon_whole())
         };
         let busy = self.copies.values().filter(|copy| !copy.stage.is(Stage::COMPLETE)).count();
-        if is_whole && busy < MOST {
+        if is_whole && busy < MOST && self.copies.len() < MOST_KEPT {
             let (takes, asked) = mpsc::channel(64);
             let (id, stage) = (random_origin(), Arc::<Stage>::default());
-            let sending = self.shop.clone().send(id, question, asked, stage.clone());
+            let answered = (question, purpose);
+            let sending = self.shop.clone().send(id, answered, asked, stage.clone());
             let task = AbortOnDropHandle::new(tokio::spawn(sending));
             self.copies.insert(id, Copy { question, takes, stage, task });
         } else if (is_whole || is_soon) && self.told_at.elapsed() >= WAIT_PAUSE {
@@ -178,20 +210,20 @@ struct View {
     copy: Origin,
     /// In order.
     keys: Vec<Key>,
-    heads: Vec<Position>,
+    heads: Vec<Head>,
     /// How often the cache had lost entries that no message took.
     shaken: u64,
     /// Where the chunks begin that were sent, and the next one.
     begins: Vec<usize>,
 }
 
-impl<T: Send + Sync + 'static, C: ReadCache<T>> Shop<T, C> {
+impl<T: Send + Sync + 'static> Shop<T> {
     /// Offers a copy to those who heard `question`, and sends it as far as it is taken.
     async fn send(
         self: Arc<Self>,
         copy: Origin,
-        question: Origin,
-        mut takes: mpsc::Receiver<(u64, u64)>,
+        (question, purpose): (Origin, Purpose),
+        mut takes: mpsc::Receiver<Asked>,
         stage: Arc<Stage>,
     ) {
         sleep(random(JITTER)).await;
@@ -201,18 +233,29 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Shop<T, C> {
         stage.set(Stage::OFFERED);
         let peers = &self.desk.peers;
         let content_type = peers.channel.codec.content_type();
-        let offered = Request::Offered { to: question, copy, form: FORM, content_type };
+        let form = purpose.form();
+        let offered = Request::Offered { to: question, copy, form, content_type };
         if peers.say(&offered).await.is_err() {
             return;
         }
-        let Ok(Some((first, last))) = timeout(PATIENCE, takes.recv()).await else {
+        let Ok(Some(first)) = timeout(PATIENCE, takes.recv()).await else {
             return;
         };
         sleep(GATHERING).await;
-        let mut view = View { copy, keys: self.keys().await, heads, shaken, begins: vec![0] };
-        let mut schedule = Schedule::default();
-        schedule.asked(first, last);
-        if self.send_all(&mut view, &mut schedule, &mut takes, &stage).await.is_err() {
+        let sent = match (purpose, first) {
+            (Purpose::Repair, first) => {
+                self.send_digest(copy, (shaken, &heads), first, &mut takes, &stage).await
+            }
+            (Purpose::Fill, Asked::Chunks(first, last)) => {
+                let mut view =
+                    View { copy, keys: self.keys().await, heads, shaken, begins: vec![0] };
+                let mut schedule = Schedule::default();
+                schedule.asked(first, last);
+                self.send_all(&mut view, &mut schedule, &mut takes, &stage).await
+            }
+            (Purpose::Fill, Asked::Parts(..)) => return,
+        };
+        if sent.is_err() {
             // Those who do not hear it notice that nothing comes.
             drop(peers.say(&Request::Withdrawn(copy)).await);
         }
@@ -220,7 +263,7 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Shop<T, C> {
 
     /// Waits until all that the broker had accepted before this call is in the cache: so all that
     /// those who asked for the copy cannot have heard by themselves. None: that cannot be said.
-    async fn proven(&self) -> Option<(u64, Vec<Position>)> {
+    async fn proven(&self) -> Option<(u64, Vec<Head>)> {
         self.desk.fences.ask().await.ok()?;
         let heads = self.heads().await?;
         let shaken = self.desk.status.borrow().shaken;
@@ -228,7 +271,7 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Shop<T, C> {
     }
 
     /// How far each publisher has come in the cache. None: values of messages are being loaded all the time.
-    async fn heads(&self) -> Option<Vec<Position>> {
+    async fn heads(&self) -> Option<Vec<Head>> {
         for _ in 0..HEADS_TRIES {
             let (answer, answered) = oneshot::channel();
             self.desk.hydrator.send(Command::Heads { answer }).await.ok()?;
@@ -241,14 +284,14 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Shop<T, C> {
     }
 
     /// Whether the cache has all that it had then, or what replaced it.
-    fn is_sound(&self, shaken: u64) -> bool {
+    pub(super) fn is_sound(&self, shaken: u64) -> bool {
         let status = self.desk.status.borrow();
         status.is_whole() && status.shaken == shaken
     }
 
     /// All keys, in order: a place among them means the same each time that a chunk is sent.
     async fn keys(&self) -> Vec<Key> {
-        let mut keys = self.cache.keys();
+        let mut keys = self.desk.peers.contents.keys();
         let is_quick = keys.len() <= QUICKLY_SORTED;
         let sort = move || {
             keys.sort_unstable();
@@ -262,34 +305,32 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Shop<T, C> {
         &self,
         view: &mut View,
         schedule: &mut Schedule,
-        takes: &mut mpsc::Receiver<(u64, u64)>,
+        takes: &mut mpsc::Receiver<Asked>,
         stage: &Stage,
     ) -> Result<()> {
         let peers = &self.desk.peers;
         let topic = peers.topic_of(view.copy)?;
-        let mut due = Instant::now();
+        let mut pace = Pace::new(self.settings);
         loop {
-            while let Ok((first, last)) = takes.try_recv() {
-                schedule.asked(first, last);
+            while let Ok(asked) = takes.try_recv() {
+                schedule.hear(&asked);
             }
             let Some(number) = schedule.next() else {
                 let patience = if schedule.is_complete() { LINGERING } else { PATIENCE };
-                let Ok(Some((first, last))) = timeout(patience, takes.recv()).await else {
+                let Ok(Some(asked)) = timeout(patience, takes.recv()).await else {
                     return Ok(());
                 };
-                schedule.asked(first, last);
+                schedule.hear(&asked);
                 continue;
             };
             let (bytes, is_last) = self.chunk(view, number).await?;
-            due = due.max(Instant::now()) + self.settings.time_of(bytes.len());
+            pace.takes(bytes.len(), Instant::now());
             peers.publish(topic.clone(), Message::put(chunk_key(), bytes)).await?;
             schedule.sent(number, is_last);
             if schedule.is_complete() {
                 stage.set(Stage::COMPLETE);
             }
-            if due > Instant::now() + AHEAD {
-                sleep_until(due).await;
-            }
+            pace.rest().await;
         }
     }
 
@@ -304,7 +345,7 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Shop<T, C> {
         let end = view.begins.get(index + 1).copied();
         let mut next = begin;
         while let Some(key) = view.keys.get(next).filter(|_| Some(next) != end) {
-            match self.item(key).await {
+            match self.desk.peers.item(key).await {
                 Some(item) if end.is_some() => writer.push_anyway(&item),
                 Some(item) if !writer.push(&item) => break,
                 _ => {}
@@ -323,17 +364,5 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Shop<T, C> {
             return Err(crate::cache::hydration::stopped());
         }
         Ok((bytes, is_last))
-    }
-
-    async fn item(&self, key: &Key) -> Option<Item> {
-        let entry = self.cache.entry(key.as_str()).await?;
-        let end = entry.expires_at().and_then(|end| end.checked_sub(self.desk.kept_beyond_end));
-        let left = match end.map(|end| end.checked_duration_since(Instant::now())) {
-            None => None,
-            Some(Some(left)) if !left.is_zero() => Some(left),
-            Some(_) => return None,
-        };
-        let payload = self.desk.peers.channel.codec.encode(entry.value()).ok();
-        Some(Item { key: key.clone(), version: Entry::version(&entry), left, payload })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use super::offering::Asked;
+
 /// How many chunks are sent ahead of what was asked for at most, whatever that is.
 const MOST_AHEAD: u64 = 256;
 
@@ -24,6 +26,13 @@ impl Schedule {
         let room = MOST_AGAIN.saturating_sub(self.again.len());
         self.again.extend((first..=last.min(self.sent)).take(room));
         self.asked = self.asked.max(last.min(self.sent + MOST_AHEAD));
+    }
+
+    /// Somebody needs something.
+    pub(super) fn hear(&mut self, asked: &Asked) {
+        if let Asked::Chunks(first, last) = asked {
+            self.asked(*first, *last);
+        }
     }
 
     /// The number of the next chunk; none: nothing is asked for.

@@ -21,10 +21,10 @@ const SOON: Duration = Duration::from_millis(5);
 
 /// A chunk that is missing before others is asked for within this, which is random in order that
 /// of many who miss it some ask before they hear of each other.
-const HOLE: Duration = Duration::from_millis(50);
+pub(super) const HOLE: Duration = Duration::from_millis(50);
 
 /// What was asked for and did not come is asked for again after this, and as long again at random.
-const AGAIN: Duration = Duration::from_millis(500);
+pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
 /// How many chunks may come before one that is missing.
 const MOST_BEYOND: usize = 65_536;

@@ -1,0 +1,425 @@
+//! The promises of repairs by another replica: what a gap took is had from one that lost nothing, and
+//! nothing else is sent; one of many reads the source, and nobody forgets what it was told.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::future::join_all;
+use hydratecache::cache::{Freshness, GapAction, Loaded, Replica, WarmStart};
+use hydratecache::memory::MemoryTransport;
+use hydratecache::{Hydrated, Key, Result, VersionDomain};
+use support::fleet::{DOMAINS, Fate, Scene, Tapped, Users, channel, name, slow, small, value};
+use support::within;
+use tokio::time::sleep;
+
+/// Waits until it is live again.
+async fn repaired(users: &Users) {
+    let is_repaired = |freshness: Freshness| !freshness.is_suspect();
+    within(users.hydration().wait_until(is_repaired)).await.expect("it goes on");
+}
+
+async fn cut(link: &MemoryTransport, users: &Users) {
+    link.cut();
+    within(users.hydration().wait_until(Freshness::is_suspect)).await.expect("it is told");
+}
+
+/// A replica, and its link.
+async fn linked(scene: &Scene) -> (MemoryTransport, Users) {
+    let link = scene.broker.connect();
+    let users = scene.begin(link.clone(), small()).await;
+    within(users.ready()).await.expect("it is filled");
+    within(users.caught_up()).await.expect("the link is whole");
+    (link, users)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_lost_comes_from_a_replica_that_lost_nothing() {
+    for versions in DOMAINS {
+        let scene = Scene::new(versions, 500);
+        let _whole = scene.users().await;
+        let (link, users) = linked(&scene).await;
+        scene.put(3, 5).await;
+        cut(&link, &users).await;
+        scene.put(1, 2).await;
+        scene.remove(2, 2).await;
+        scene.put(3, 6).await;
+        link.heal();
+        repaired(&users).await;
+        scene.check(&users).await;
+        let stats = users.stats();
+        assert_eq!((stats.digests, stats.reloads, scene.table.scans()), (1, 0, 1), "{stats:?}");
+        // What it removed by that does not come back.
+        scene.put(2, 7).await;
+        scene.check(&users).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_few_that_differ_among_many_are_all_that_is_sent() {
+    for versions in DOMAINS {
+        let scene = Scene::new(versions, 20_000);
+        let sent = Arc::new(AtomicUsize::new(0));
+        let bytes = sent.clone();
+        let tapped = Tapped::new(scene.broker.connect(), move |topic, batch| {
+            if topic.as_str().contains("copy") {
+                let payloads = batch.iter().map(|message| message.payload().len());
+                bytes.fetch_add(payloads.sum::<usize>(), Ordering::SeqCst);
+            }
+            Fate::Sent
+        });
+        let whole = scene.begin(tapped, WarmStart::new()).await;
+        within(whole.ready()).await.expect("the table can be read");
+        let (link, users) = linked(&scene).await;
+        let (copied, offered) = (users.stats().entries_copied, whole.stats().entries_offered);
+        let sent_before = sent.load(Ordering::SeqCst);
+        cut(&link, &users).await;
+        for number in 0..10 {
+            scene.put(7 * number, 2).await;
+            scene.remove(1_000 + 7 * number, 2).await;
+        }
+        link.heal();
+        repaired(&users).await;
+        scene.check(&users).await;
+        assert_eq!(users.stats().digests, 1);
+        assert_eq!(users.stats().entries_copied - copied, 10, "{:?}", users.stats());
+        assert_eq!(whole.stats().entries_offered - offered, 10);
+        // The sums of 64 buckets, the hashes in 20 of them and ten values of 100 bytes.
+        let sent = sent.load(Ordering::SeqCst) - sent_before;
+        assert!(sent < 64 * 8 + 20 * 400 * 8 + 10 * 200, "{sent}");
+        assert_eq!(scene.table.scans(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_too_much_differs_all_is_taken() {
+    for versions in DOMAINS {
+        let scene = Scene::new(versions, 4_000);
+        let _whole = scene.users().await;
+        let (link, users) = linked(&scene).await;
+        cut(&link, &users).await;
+        for number in 0..3_900 {
+            scene.put(number, 2).await;
+        }
+        scene.remove(3_950, 2).await;
+        link.heal();
+        repaired(&users).await;
+        scene.check(&users).await;
+        let stats = users.stats();
+        assert_eq!((stats.copies, stats.digests, scene.table.scans()), (2, 0, 1), "{stats:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_while_the_digest_is_under_way_is_kept() {
+    for versions in DOMAINS {
+        let scene = Scene::new(versions, 2_000);
+        let whole = scene.begin(scene.broker.connect(), slow()).await;
+        within(whole.ready()).await.expect("the table can be read");
+        sleep(Duration::from_secs(11)).await;
+        let (link, users) = linked(&scene).await;
+        cut(&link, &users).await;
+        for number in 0..500 {
+            scene.put(3 * number, 2).await;
+        }
+        scene.remove(2, 2).await;
+        link.heal();
+        let (mut version, digests) = (3, users.stats().digests);
+        while users.stats().digests == digests {
+            version += 1;
+            for number in [0, 2, 400, 999, 1_999] {
+                if (number + usize::try_from(version).expect("small")).is_multiple_of(3) {
+                    scene.remove(number, version).await;
+                } else {
+                    scene.put(number, version).await;
+                }
+            }
+            sleep(Duration::from_millis(20)).await;
+            assert!(version < 3_000, "{:?}", users.stats());
+        }
+        assert!(version > 20, "it took long enough: {version}");
+        repaired(&users).await;
+        scene.check(&users).await;
+        assert_eq!(scene.table.scans(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_newer_here_stays() {
+    let scene = Scene::new(VersionDomain::Caller, 500);
+    let whole = scene.users().await;
+    let (link, users) = linked(&scene).await;
+    cut(&link, &users).await;
+    scene.put(1, 2).await;
+    // A reader loads a row whose message is still under way.
+    scene.write("key:9", &value(9, 9), 9);
+    let lease = users.hydration().lease(Key::new("key:9").expect("legal"));
+    let loaded = Loaded::new(value(9, 9)).with_version(9);
+    assert!(users.hydration().fill(lease, loaded).await.expect("it goes on"));
+    link.heal();
+    repaired(&users).await;
+    assert_eq!(users.stats().digests, 1);
+    scene.check(&users).await;
+    assert_eq!(whole.get("key:9").map(|read| read.to_string()), Some(value(9, 1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_without_versions_are_compared_by_their_values() {
+    let scene = Scene::new(VersionDomain::Clock, 2_000);
+    let _whole = scene.users().await;
+    let (link, users) = linked(&scene).await;
+    let copied = users.stats().entries_copied;
+    for number in 0..20 {
+        scene.put(number, 2).await;
+    }
+    scene.check(&users).await;
+    cut(&link, &users).await;
+    scene.put(5, 3).await;
+    scene.put(100, 3).await;
+    scene.remove(6, 3).await;
+    scene.remove(101, 3).await;
+    link.heal();
+    repaired(&users).await;
+    scene.check(&users).await;
+    let stats = users.stats();
+    assert_eq!((stats.digests, stats.entries_copied - copied), (1, 2), "{stats:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_that_are_lost_or_come_twice_cost_no_entry() {
+    let scene = Scene::new(VersionDomain::Caller, 5_000);
+    let sent = AtomicUsize::new(0);
+    let link = Tapped::new(scene.broker.connect(), move |topic, _| {
+        if !topic.as_str().contains("copy") {
+            return Fate::Sent;
+        }
+        match sent.fetch_add(1, Ordering::SeqCst) % 5 {
+            0 => Fate::Lost,
+            2 => Fate::SentTwice,
+            _ => Fate::Sent,
+        }
+    });
+    let whole = scene.begin(link, small().with_chunk_bytes(1 << 10)).await;
+    within(whole.ready()).await.expect("the table can be read");
+    let (link, users) = linked(&scene).await;
+    cut(&link, &users).await;
+    for number in 0..300 {
+        scene.put(11 * number, 2).await;
+        scene.remove(11 * number + 1, 2).await;
+    }
+    link.heal();
+    repaired(&users).await;
+    scene.check(&users).await;
+    let stats = users.stats();
+    assert_eq!((stats.digests, scene.table.scans()), (1, 1), "{stats:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_sender_dies_another_replica_or_the_source_helps() {
+    for others in [1, 0] {
+        let scene = Scene::new(VersionDomain::Clock, 2_000);
+        let mut whole = Vec::new();
+        for _ in 0..=others {
+            let users = scene.begin(scene.broker.connect(), slow()).await;
+            within(users.ready()).await.expect("it is filled");
+            // It lingers for nobody.
+            sleep(Duration::from_secs(5)).await;
+            within(users.caught_up()).await.expect("the link is whole");
+            whole.push(users);
+        }
+        let (link, users) = linked(&scene).await;
+        sleep(Duration::from_secs(5)).await;
+        cut(&link, &users).await;
+        for number in 0..600 {
+            scene.put(number, 2).await;
+        }
+        let (copied, scans) = (users.stats().entries_copied, scene.table.scans());
+        let offered = |users: &Users| users.stats().entries_offered;
+        let before: Vec<u64> = whole.iter().map(offered).collect();
+        link.heal();
+        while users.stats().entries_copied < copied + 100 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        let sender = whole.iter().zip(&before).position(|(users, before)| offered(users) > *before);
+        drop(whole.remove(sender.expect("somebody sends")));
+        repaired(&users).await;
+        scene.check(&users).await;
+        assert_eq!(users.stats().digests, others);
+        assert_eq!(scene.table.scans() - scans, usize::from(others == 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_gap_amid_a_digest_begins_it_again() {
+    let scene = Scene::new(VersionDomain::Caller, 2_000);
+    let whole = scene.begin(scene.broker.connect(), slow()).await;
+    within(whole.ready()).await.expect("the table can be read");
+    let (link, users) = linked(&scene).await;
+    cut(&link, &users).await;
+    for number in 0..600 {
+        scene.put(number, 2).await;
+    }
+    let copied = users.stats().entries_copied;
+    link.heal();
+    while users.stats().entries_copied < copied + 100 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    link.cut();
+    scene.put(1, 3).await;
+    scene.remove(2, 3).await;
+    link.heal();
+    repaired(&users).await;
+    scene.check(&users).await;
+    assert_eq!((users.stats().digests, scene.table.scans()), (1, 1));
+}
+
+/// Fifty replicas, and their links.
+async fn fleet(scene: &Scene) -> Vec<(MemoryTransport, Users)> {
+    join_all((0..50).map(|_| linked(scene))).await
+}
+
+async fn all_are_right(scene: &Scene, fleet: &[(MemoryTransport, Users)]) {
+    for (_, users) in fleet {
+        repaired(users).await;
+        scene.check(users).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_fifty_that_lose_their_broker_together_two_at_most_read_the_source() {
+    for versions in DOMAINS {
+        let scene = Scene::new(versions, 500);
+        let fleet = fleet(&scene).await;
+        let scans = scene.table.scans();
+        join_all(fleet.iter().map(|(link, users)| cut(link, users))).await;
+        for number in 0..20 {
+            scene.put(number, 2).await;
+            scene.remove(100 + number, 2).await;
+        }
+        for (link, _) in &fleet {
+            link.heal();
+        }
+        all_are_right(&scene, &fleet).await;
+        let scans = scene.table.scans() - scans;
+        assert!((1..=2).contains(&scans), "{scans}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_fifty_two_at_most_read_the_source_for_rows_whose_publish_failed() {
+    let scene = Scene::new(VersionDomain::Caller, 500);
+    let fleet = fleet(&scene).await;
+    let is_refused = Arc::new(AtomicBool::new(false));
+    let refuses = is_refused.clone();
+    let link = Tapped::new(scene.broker.connect(), move |_, _| {
+        if refuses.load(Ordering::SeqCst) { Fate::Refused } else { Fate::Sent }
+    });
+    // It listens to nobody, so nobody can ask it.
+    let writer = channel(link, scene.versions);
+    let write = async |number: usize, version: u64| -> Result<()> {
+        scene.write(&name(number), &value(number, version), version);
+        writer.put(name(number), &value(number, version)).version(version).await.map(drop)
+    };
+    write(1, 2).await.expect("accepted");
+    for (_, users) in &fleet {
+        scene.check(users).await;
+    }
+    let scans = scene.table.scans();
+    join_all(fleet.iter().map(|(link, users)| cut(link, users))).await;
+    scene.put(2, 2).await;
+    is_refused.store(true, Ordering::SeqCst);
+    for number in [3, 4, 5] {
+        write(number, 2).await.expect_err("refused");
+    }
+    for (link, _) in &fleet {
+        link.heal();
+    }
+    is_refused.store(false, Ordering::SeqCst);
+    // More fail when the first are repaired.
+    all_are_right(&scene, &fleet).await;
+    let repaired_once = scene.table.scans() - scans;
+    sleep(Duration::from_secs(60)).await;
+    all_are_right(&scene, &fleet).await;
+    let repaired_twice = scene.table.scans() - scans;
+    assert!(repaired_once <= 2 && repaired_twice <= 2, "{repaired_once}, {repaired_twice}");
+}
+
+/// A sender that began to listen behind a loss does not know of it.
+#[tokio::test(start_paused = true)]
+async fn what_the_other_replica_was_not_told_of_is_read_from_the_source() {
+    let scene = Scene::new(VersionDomain::Caller, 50);
+    let is_refused = Arc::new(AtomicBool::new(false));
+    let refuses = is_refused.clone();
+    let link = Tapped::new(scene.broker.connect(), move |_, _| {
+        if refuses.load(Ordering::SeqCst) { Fate::Refused } else { Fate::Sent }
+    });
+    let writer = channel(link, scene.versions);
+    let (link, told) = linked(&scene).await;
+    writer.put("key:1", &value(1, 2)).version(2).await.expect("accepted");
+    scene.write("key:1", &value(1, 2), 2);
+    within(told.caught_up()).await.expect("the link is whole");
+    // Nobody is there to copy from, and the writer says nothing meanwhile.
+    cut(&link, &told).await;
+    let untold = scene.users().await;
+    assert_eq!(untold.stats().reloads, 1);
+    link.heal();
+    repaired(&told).await;
+    assert_eq!(told.stats().reloads + told.stats().copies, 1, "nothing was lost");
+    is_refused.store(true, Ordering::SeqCst);
+    scene.write("key:1", &value(1, 3), 3);
+    writer.put("key:1", &value(1, 3)).version(3).await.expect_err("refused");
+    is_refused.store(false, Ordering::SeqCst);
+    sleep(Duration::from_secs(10)).await;
+    repaired(&told).await;
+    scene.check(&told).await;
+    assert_eq!(told.stats().reloads, 2, "{:?}", told.stats());
+    // From here on both know the writer.
+    is_refused.store(true, Ordering::SeqCst);
+    scene.write("key:2", &value(2, 3), 3);
+    writer.put("key:2", &value(2, 3)).version(3).await.expect_err("refused");
+    is_refused.store(false, Ordering::SeqCst);
+    sleep(Duration::from_secs(60)).await;
+    for users in [&told, &untold] {
+        repaired(users).await;
+        scene.check(users).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_dropped_all_after_a_gap_repairs_nobody() {
+    let scene = Scene::new(VersionDomain::Caller, 50);
+    let empty_link = scene.broker.connect();
+    let builder = Hydrated::builder(channel(empty_link.clone(), scene.versions), Replica::new());
+    let builder = builder.source(scene.table.clone()).with_warm_start(small());
+    let builder = builder.with_hydration(|hydrate| hydrate.on_gap(GapAction::Clear));
+    let empty = within(builder.start()).await.expect("starts");
+    within(empty.ready()).await.expect("the table can be read");
+    let (link, users) = linked(&scene).await;
+    for (link, users) in [(&empty_link, &empty), (&link, &users)] {
+        cut(link, users).await;
+    }
+    scene.put(1, 2).await;
+    empty_link.heal();
+    repaired(&empty).await;
+    assert_eq!(empty.cache().len(), 0);
+    link.heal();
+    repaired(&users).await;
+    scene.check(&users).await;
+    assert_eq!(users.stats().reloads, 1, "{:?}", users.stats());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_that_is_asked_for_reads_the_source() {
+    let scene = Scene::new(VersionDomain::Caller, 50);
+    let _whole = scene.users().await;
+    let users = scene.users().await;
+    // Nobody was told.
+    scene.write("key:1", &value(1, 9), 9);
+    within(users.hydration().reload()).await.expect("there is a source");
+    within(users.hydration().wait_until(Freshness::is_suspect)).await.expect("it is told");
+    repaired(&users).await;
+    scene.check(&users).await;
+    assert_eq!((users.stats().copies, users.stats().reloads), (1, 1));
+}
