@@ -29,6 +29,8 @@ struct State {
     births: BTreeMap<Origin, Instant>,
     /// How late the lives of values may end, in each node.
     lateness: Vec<Lateness>,
+    /// When which node's process was killed.
+    crashes: Vec<(usize, Instant)>,
     /// When which node's wall clock jumped.
     jumps: Vec<(usize, Instant)>,
     violations: Vec<String>,
@@ -110,6 +112,7 @@ impl Oracle {
             is_accepted: BTreeSet::new(),
             births: BTreeMap::new(),
             lateness: vec![Lateness::default(); plan.nodes],
+            crashes: Vec::new(),
             jumps: Vec::new(),
             violations: Vec::new(),
             events: 0,
@@ -126,6 +129,28 @@ impl Oracle {
         let ends_at = left.map(|left| at + left);
         state.writes.push(Write { node, at, key, is_put, rank: None, committed_at: None, ends_at });
         state.writes.len() as u64 - 1
+    }
+
+    /// The process of `node` is killed.
+    pub(crate) fn crashed(&self, node: usize) {
+        self.lock().crashes.push((node, Instant::now()));
+    }
+
+    /// Whether the latest row of a key was written by a process that was killed before the broker had the
+    /// message: it took the news with it, and nobody can tell.
+    pub(crate) fn is_untold(&self, key: usize) -> bool {
+        let state = self.lock();
+        let concerns = |write: &&Write| write.key.is_none_or(|other| other == key);
+        let committed = state.writes.iter().enumerate();
+        let committed = committed.filter(|(_, write)| write.committed_at.is_some());
+        let of_key = committed.filter(|(_, write)| concerns(write));
+        let Some((number, latest)) = of_key.max_by_key(|(_, write)| write.rank) else {
+            return false;
+        };
+        let was_killed = |(node, at): &(usize, Instant)| {
+            *node == latest.node && latest.committed_at.is_some_and(|committed| committed <= *at)
+        };
+        !state.is_accepted.contains(&(number as u64)) && state.crashes.iter().any(was_killed)
     }
 
     /// The wall clock of `node` jumps.

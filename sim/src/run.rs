@@ -144,6 +144,7 @@ impl Simulation {
             }
             Fault::Crash { node, time } => {
                 note("crashed", node);
+                oracle.crashed(node);
                 self.processes[node] = None;
                 self.broker.cut(node);
                 Some(time)
@@ -281,6 +282,9 @@ impl Simulation {
                     None => continue,
                 }
             };
+            if oracle.is_untold(index) {
+                continue;
+            }
             let may_miss = plan.mode != Mode::Hydrate || plan.life.is_some();
             let is_excused = || {
                 (may_miss && shown.is_none())
