@@ -127,6 +127,8 @@ pub struct Entry<T> {
     expires_at: Option<Deadline>,
     /// How many gaps there had been when it was stored.
     epoch: u32,
+    /// The version is that of the entry that it replaced.
+    is_version_borrowed: bool,
 }
 
 impl<T> Entry<T> {
@@ -136,7 +138,7 @@ impl<T> Entry<T> {
     }
 
     fn of_shared(value: Arc<T>) -> Self {
-        Self { value, version: None, expires_at: None, epoch: 0 }
+        Self { value, version: None, expires_at: None, epoch: 0, is_version_borrowed: false }
     }
 
     /// What was loaded, as long as nothing is known of its end.
@@ -147,7 +149,7 @@ impl<T> Entry<T> {
     /// The same value with a version.
     #[must_use]
     pub fn with_version(self, version: Option<Version>) -> Self {
-        Self { version, ..self }
+        Self { version, is_version_borrowed: false, ..self }
     }
 
     /// The same value with an end, on the monotonic clock: a jump of the wall clock neither kills
@@ -191,7 +193,15 @@ impl<T> Entry<T> {
     /// replace it.
     #[must_use]
     pub fn not_older_than(self, resident: Option<Version>) -> Self {
-        Self { version: self.version.or(resident), ..self }
+        let is_version_borrowed =
+            self.is_version_borrowed || (self.version.is_none() && resident.is_some());
+        Self { version: self.version.or(resident), is_version_borrowed, ..self }
+    }
+
+    /// The version that says which of the key's values this is. That of a value which it replaced says
+    /// only that it is newer.
+    fn own_version(&self) -> Option<Version> {
+        self.version.filter(|_| !self.is_version_borrowed)
     }
 
     /// Whether this entry takes the place of one with the version `resident`. One without a version
@@ -204,8 +214,7 @@ impl<T> Entry<T> {
 
 impl<T> Clone for Entry<T> {
     fn clone(&self) -> Self {
-        let Self { value, version, expires_at, epoch } = self;
-        Self { value: value.clone(), version: *version, expires_at: *expires_at, epoch: *epoch }
+        Self { value: self.value.clone(), ..*self }
     }
 }
 

@@ -188,6 +188,31 @@ async fn rows_without_versions_are_compared_by_their_values() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_row_without_a_version_is_not_taken_for_the_value_that_it_replaced() {
+    let scene = Scene::new(VersionDomain::Clock, 500);
+    let (whole_link, whole) = linked(&scene).await;
+    let (link, users) = linked(&scene).await;
+    for number in 0..4 {
+        scene.put(number, 2).await;
+    }
+    scene.check(&whole).await;
+    scene.check(&users).await;
+    cut(&whole_link, &whole).await;
+    cut(&link, &users).await;
+    scene.put(1, 3).await;
+    scene.put(2, 3).await;
+    whole_link.heal();
+    // Nobody else has them: they come from the table, over values with versions.
+    repaired(&whole).await;
+    scene.check(&whole).await;
+    scene.put(2, 4).await;
+    link.heal();
+    repaired(&users).await;
+    scene.check(&users).await;
+    assert_eq!((users.stats().digests, scene.table.scans()), (1, 2), "{:?}", users.stats());
+}
+
+#[tokio::test(start_paused = true)]
 async fn parts_that_are_lost_or_come_twice_cost_no_entry() {
     let scene = Scene::new(VersionDomain::Caller, 5_000);
     let sent = AtomicUsize::new(0);

@@ -288,7 +288,7 @@ impl<T: Send + Sync + 'static> Peers<T> {
     async fn item(&self, key: &Key) -> Option<Item> {
         let (entry, left) = self.living(key).await?;
         let payload = self.channel.codec.encode(entry.value()).ok();
-        Some(Item { key: key.clone(), version: entry.version(), left, payload })
+        Some(Item { key: key.clone(), version: entry.own_version(), left, payload })
     }
 
     /// Until it is dropped, tells others that this replica reads the source.

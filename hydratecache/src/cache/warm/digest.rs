@@ -69,7 +69,7 @@ impl Hashing {
         usize::try_from(upper).expect("24 bits at most")
     }
 
-    /// The hash of an entry: of its key and its version, or its value where it has no version.
+    /// The hash of an entry: of its key and its version, or its value where it has no version of its own.
     pub(super) fn entry(self, key: &Key, version: Option<Version>, value: Option<&Bytes>) -> u64 {
         let key = key.as_str().as_bytes();
         let Some(version) = version else {

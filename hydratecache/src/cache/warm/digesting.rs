@@ -45,7 +45,7 @@ impl<T: Send + Sync + 'static> Peers<T> {
     /// The hash of what `key` has, unless its life is over.
     pub(super) async fn hash(&self, hashing: Hashing, key: &Key) -> Option<u64> {
         let (entry, _) = self.living(key).await?;
-        let version = entry.version();
+        let version = entry.own_version();
         let is_value_compared = version.is_none();
         let value =
             is_value_compared.then(|| self.channel.codec.encode(entry.value()).ok()).flatten();
