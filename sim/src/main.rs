@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     if let Some(seed) = arguments.seed {
         let report = simulate(seed, true);
         eprintln!("trace {:016x}", report.trace);
-        return conclude(1, report.events, report.violations.len() as u64);
+        return conclude(1, report.events, report.digests, report.violations.len() as u64);
     }
     let Arguments { seeds, first, stop, .. } = arguments;
     if let Some(seed) =
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         eprintln!("seed {seed} does not repeat; build with --cfg tokio_unstable, as make sim does");
         return ExitCode::from(2);
     }
-    let [next, events, violations] = [(); 3].map(|()| AtomicU64::new(0));
+    let [next, events, digests, violations] = [(); 4].map(|()| AtomicU64::new(0));
     let is_over = AtomicBool::new(false);
     let work = || {
         while !is_over.load(Ordering::Relaxed) {
@@ -55,6 +55,7 @@ fn main() -> ExitCode {
             let seed = first.wrapping_add(number);
             let report = simulate(seed, false);
             events.fetch_add(report.events, Ordering::Relaxed);
+            digests.fetch_add(report.digests, Ordering::Relaxed);
             violations.fetch_add(report.violations.len() as u64, Ordering::Relaxed);
             if let Some(violation) = report.violations.first() {
                 eprintln!("seed {seed}: {violation}");
@@ -67,14 +68,16 @@ fn main() -> ExitCode {
             scope.spawn(work);
         }
     });
-    conclude(next.into_inner().min(seeds), events.into_inner(), violations.into_inner())
+    let [next, events, digests, violations] =
+        [next, events, digests, violations].map(AtomicU64::into_inner);
+    conclude(next.min(seeds), events, digests, violations)
 }
 
 fn repeats(seed: u64) -> bool {
     simulate(seed, false).trace == simulate(seed, false).trace
 }
 
-fn conclude(seeds: u64, events: u64, violations: u64) -> ExitCode {
-    println!("sim: seeds={seeds} events={events} violations={violations}");
+fn conclude(seeds: u64, events: u64, digests: u64, violations: u64) -> ExitCode {
+    println!("sim: seeds={seeds} events={events} digests={digests} violations={violations}");
     if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -288,7 +288,7 @@ impl Writer<'_> {
         let Self { world, channel, .. } = self;
         let plan = &world.plan;
         let kind = rng.u8(0..100);
-        let is_clear = kind < 2 && plan.truth != Truth::Owners;
+        let is_clear = kind < 2 && plan.has_clears;
         let is_put = kind >= 20;
         // Some data was born some time before it is written.
         let life = plan.life.filter(|_| is_put && rng.bool());

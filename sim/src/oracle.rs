@@ -136,9 +136,9 @@ impl Oracle {
         self.lock().crashes.push((node, Instant::now()));
     }
 
-    /// Whether the latest row of a key was written by a process that was killed before the broker had the
-    /// message: it took the news with it, and nobody can tell.
-    pub(crate) fn is_untold(&self, key: usize) -> bool {
+    /// Whether the news of a key's latest row did: its process was killed before the broker had the
+    /// message, and nobody can tell.
+    pub(crate) fn died_with_its_writer(&self, key: usize) -> bool {
         let state = self.lock();
         let concerns = |write: &&Write| write.key.is_none_or(|other| other == key);
         let committed = state.writes.iter().enumerate();

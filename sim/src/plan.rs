@@ -21,6 +21,8 @@ pub struct Plan {
     pub(crate) longest_delay: Duration,
     /// The pause between two writes of one writer, on average.
     pub(crate) pause: Duration,
+    /// Whether some writes remove all keys.
+    pub(crate) has_clears: bool,
     /// How long a value lives, where some values have a life.
     pub(crate) life: Option<Duration>,
     /// When the first heartbeat is due, and the longest time between two.
@@ -146,6 +148,8 @@ impl Plan {
                 rng.u64(50..=500)
             }),
             pause: Duration::from_millis(rng.u64(20..=400)),
+            // Where each key has one writer, nobody can.
+            has_clears: truth != Truth::Owners,
             // A row of a source has no end.
             life: (!truth.has_source() && rng.u8(0..3) == 0).then(|| seconds(rng, 1, 6)),
             heartbeats: (Duration::from_millis(rng.u64(300..=2_000)), Duration::from_secs(5)),
@@ -173,7 +177,7 @@ impl Plan {
                 }
             }),
         };
-        plan.with_restarts(rng)
+        plan.with_restarts(rng).with_lasting_losses(rng)
     }
 
     /// Where replicas are filled from one another, more of them begin anew.
@@ -186,6 +190,36 @@ impl Plan {
             }
             self.faults.sort_by_key(|(at, _)| *at);
         }
+        self
+    }
+
+    /// In some, what single replicas lost stays lost until another one repairs it: nobody publishes it
+    /// again, and of so many keys few are written anew soon.
+    fn with_lasting_losses(mut self, rng: &mut Rng) -> Self {
+        let may_copy = self.truth.has_source() && self.mode == Mode::Hydrate && self.loss == 0.0;
+        if !may_copy || rng.u8(0..8) > 0 {
+            return self;
+        }
+        self.keys = rng.usize(64..=200);
+        // About ten writes a second in all: an owner draws keys of others in vain.
+        self.pause = Duration::from_millis(match self.truth {
+            Truth::Owners => rng.u64(50..=200),
+            _ => rng.u64(500..=2_000),
+        });
+        self.has_clears = false;
+        self.replay_bytes = 0;
+        self.verifying.repairs = false;
+        let bytes_per_second = rng.u64(1_000..=20_000);
+        self.copies = Some(Copies { chunk_bytes: 1, bytes_per_second, loss: rng.f64() * 0.1 });
+        self.active = seconds(rng, 20, 40);
+        // That would take it from all.
+        self.faults.retain(|(_, fault)| !matches!(fault, Fault::Kill { .. }));
+        for _ in 0..rng.usize(6..=16) {
+            let (at, node) = (self.active.mul_f64(rng.f64()), rng.usize(0..self.nodes));
+            let time = Duration::from_millis(rng.u64(100..=3_000));
+            self.faults.extend([(at, Fault::Block { node, time }), (at, Fault::Cut { node })]);
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
         self
     }
 }

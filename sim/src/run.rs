@@ -30,6 +30,8 @@ const REPAIRING: Duration = Duration::from_secs(40);
 pub struct Report {
     /// How much happened.
     pub events: u64,
+    /// How often replicas that lived to the end were repaired by digests of others.
+    pub digests: u64,
     /// Broken promises, in the order in which they were found.
     pub violations: Vec<String>,
     /// Stands for all that happened, and when: the same for every run of a seed.
@@ -80,8 +82,10 @@ async fn live(seed: u64, is_shown: bool) -> Report {
     });
     let mut simulation = Simulation { broker, world, processes: Vec::new(), rng };
     simulation.play().await;
+    let mut digests = 0;
+    simulation.each(|_, life| digests += life.hydration.stats().digests);
     let (events, violations, trace) = oracle.findings();
-    Report { events, violations, trace }
+    Report { events, digests, violations, trace }
 }
 
 struct Simulation {
@@ -282,12 +286,10 @@ impl Simulation {
                     None => continue,
                 }
             };
-            if oracle.is_untold(index) {
-                continue;
-            }
             let may_miss = plan.mode != Mode::Hydrate || plan.life.is_some();
             let is_excused = || {
                 (may_miss && shown.is_none())
+                    || oracle.died_with_its_writer(index)
                     || (plan.loss > 0.0 && self.is_untold(index, life.listens_since, &heard))
             };
             if shown != truth && !is_excused() {
