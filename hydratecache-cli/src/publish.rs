@@ -23,7 +23,7 @@ use hydratecache::{Channel, ContentType, ErrorKind, Publish, Receipt, Token, Ttl
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, timeout};
 
-use crate::transport::{Access, BrokerUrl, Purpose, failure, usage};
+use crate::transport::{Purpose, Way, failure, usage};
 use lines::{Encoding, Input, Shape};
 use progress::Progress;
 use ttl::duration;
@@ -40,16 +40,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// Where to publish, and how to say what became of it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Target {
-    /// The broker: redis://, rediss://, nats://, tls:// (NATS), postgres:// or kafka://
-    #[arg(
-        long = "transport",
-        env = "HYDRATECACHE_TRANSPORT",
-        value_name = "URL",
-        hide_env_values = true
-    )]
-    url: BrokerUrl,
     #[command(flatten)]
-    access: Access,
+    way: Way,
     /// Print the outcome as one JSON object
     #[arg(long, env = "HYDRATECACHE_JSON")]
     json: bool,
@@ -211,7 +203,7 @@ async fn run(
     };
     hydratecache::Topic::new(topic).map_err(failure)?;
     let transport = tokio::select! {
-        connected = target.access.connect(&target.url, Purpose::Publish) => connected?,
+        connected = target.way.connect(Purpose::Publish) => connected?,
         _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(130)),
     };
     let size_bytes = input.as_ref().and_then(Input::size_bytes);

@@ -20,7 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::transport::{Access, BrokerUrl, Purpose, failure};
+use crate::transport::{Purpose, Way, failure};
 use counts::Counts;
 use line::{Event, Format, Shown};
 
@@ -35,16 +35,8 @@ pub(crate) struct Arguments {
     /// What to follow
     #[arg(required = true, value_name = "TOPIC")]
     topics: Vec<String>,
-    /// The broker: redis://, rediss://, nats://, tls:// (NATS), postgres:// or kafka://
-    #[arg(
-        long = "transport",
-        env = "HYDRATECACHE_TRANSPORT",
-        value_name = "URL",
-        hide_env_values = true
-    )]
-    url: BrokerUrl,
     #[command(flatten)]
-    access: Access,
+    way: Way,
     /// Show only keys that begin with this (a clear has no key, and is shown)
     #[arg(long, env = "HYDRATECACHE_TAIL_KEY_PREFIX", value_name = "PREFIX", default_value = "")]
     key_prefix: String,
@@ -118,7 +110,7 @@ async fn open(
     topics: Vec<Topic>,
     purpose: Purpose,
 ) -> anyhow::Result<(Arc<dyn Transport>, Vec<Followed>)> {
-    let transport = arguments.access.connect(&arguments.url, purpose).await?;
+    let transport = arguments.way.connect(purpose).await?;
     let subscribing = topics.into_iter().map(|topic| {
         let transport = transport.clone();
         async move {

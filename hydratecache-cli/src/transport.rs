@@ -39,6 +39,31 @@ pub(crate) struct Access {
     pub(crate) kafka_config: Option<PathBuf>,
 }
 
+/// The way to a broker, for commands that name it with an option.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Way {
+    /// The broker: redis://, rediss://, nats://, tls:// (NATS), postgres:// or kafka://
+    #[arg(
+        long = "transport",
+        env = "HYDRATECACHE_TRANSPORT",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    url: BrokerUrl,
+    #[command(flatten)]
+    access: Access,
+}
+
+impl Way {
+    /// Connects, as [`Access::connect`] does.
+    ///
+    /// # Errors
+    /// As [`Access::connect`].
+    pub(crate) async fn connect(&self, purpose: Purpose) -> anyhow::Result<Arc<dyn Transport>> {
+        self.access.connect(&self.url, purpose).await
+    }
+}
+
 /// What a transport is wanted for. Only Kafka makes a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
