@@ -6,7 +6,7 @@ SERVICES := scripts/services.sh
 DEMO_FEATURES := $(if $(filter memory,$(TRANSPORT)),--no-default-features,$(if $(filter kafka,$(TRANSPORT)),--features kafka,))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak reconnect sim sim-bugs pgbench study audit fuzz services-up services-down services-status
+.PHONY: help demo test check bench guide soak reconnect sim sim-bugs pgbench study audit fuzz services-up services-down services-status
 
 help: ## Lists these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -27,6 +27,9 @@ check: ## Format, lints, docs and licences, with warnings denied
 	cargo check -p hydratecache --no-default-features
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
 	cargo deny --all-features check bans licenses sources
+
+guide: ## Renders docs/guide as a book in target/guide
+	scripts/guide.sh
 
 bench: ## Prints every figure beside the raw client's (BENCH="--only redis_publish_512")
 	cargo build --quiet --release -p hydratecache-bench
