@@ -5,11 +5,21 @@ mod demo;
 #[cfg(feature = "broker")]
 mod doctor;
 #[cfg(feature = "broker")]
+mod lines;
+#[cfg(feature = "broker")]
+mod payload;
+#[cfg(feature = "broker")]
 mod publish;
+#[cfg(feature = "broker")]
+mod snapshot;
 #[cfg(feature = "broker")]
 mod tail;
 #[cfg(feature = "broker")]
+mod text;
+#[cfg(feature = "broker")]
 mod transport;
+#[cfg(feature = "broker")]
+mod ttl;
 
 use std::process::ExitCode;
 
@@ -18,7 +28,8 @@ use clap::{Parser, Subcommand};
 const EXIT_CODES: &str = "Exit codes:
   0    done; for `demo`: every replica converged and nothing was lost silently
   1    `demo`: the check failed, as its last line says; `publish`, `remove`, `touch`: some lines
-       cannot be published, as stderr says, and all others were; `doctor`: something does not work
+       cannot be published, as stderr says, and all others were; `doctor`: something does not work;
+       `snapshot`: what replicas hold differs from the source
   2    wrong usage
   3    it could not be done, for instance because the broker cannot be reached; stderr says why
   4    `doctor`: it works, with warnings
@@ -64,6 +75,10 @@ enum Command {
     #[cfg(feature = "broker")]
     #[command(after_help = EXIT_CODES)]
     Doctor(doctor::Arguments),
+    /// Show all that the replicas of a topic hold, or compare it with a source.
+    #[cfg(feature = "broker")]
+    #[command(after_help = EXIT_CODES)]
+    Snapshot(snapshot::Arguments),
     /// Print the completions of a shell.
     #[command(after_help = EXIT_CODES)]
     Completions(completions::Arguments),
@@ -99,6 +114,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Touch(arguments) => publish::touch(arguments).await,
         #[cfg(feature = "broker")]
         Command::Doctor(arguments) => until_interrupted(doctor::run(arguments)).await,
+        #[cfg(feature = "broker")]
+        Command::Snapshot(arguments) => until_interrupted(snapshot::run(arguments)).await,
         Command::Completions(arguments) => completions::run(&arguments),
         #[cfg(feature = "broker")]
         Command::DemoReplica(arguments) => until_interrupted(demo::run_replica(arguments)).await,

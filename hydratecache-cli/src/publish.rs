@@ -1,9 +1,8 @@
 //! `hydratecache publish`, `remove`, `clear` and `touch`: one message from arguments, or many from
 //! the lines of a file or of standard input.
 
-mod lines;
+mod orders;
 mod progress;
-mod ttl;
 
 use std::fmt;
 use std::io::Write;
@@ -23,10 +22,12 @@ use hydratecache::{Channel, ContentType, ErrorKind, Publish, Receipt, Token, Ttl
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, timeout};
 
+use crate::lines::Input;
 use crate::transport::{Purpose, Way, failure, usage};
-use lines::{Encoding, Input, Shape};
+use crate::ttl::duration;
+pub(crate) use orders::Encoding;
+use orders::Shape;
 use progress::Progress;
-use ttl::duration;
 
 /// So many messages are under way at once: enough for a round trip to carry full batches.
 const WINDOW: usize = 1024;
@@ -208,7 +209,7 @@ async fn run(
     };
     let size_bytes = input.as_ref().and_then(Input::size_bytes);
     let mut orders = match input {
-        Some(input) => Orders::Lines(input.read(shape, target.version)),
+        Some(input) => Orders::Lines(orders::read(input.lines(), shape, target.version)),
         None => orders,
     };
     let first = orders.next().await;

@@ -2,8 +2,6 @@
 
 mod counts;
 mod line;
-mod payload;
-mod text;
 
 use std::io;
 use std::io::Write;

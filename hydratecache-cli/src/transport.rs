@@ -71,6 +71,8 @@ pub(crate) enum Purpose {
     Follow,
     /// The same from what the broker still keeps.
     FollowFromBeginning,
+    /// To read what the broker, or a replica, keeps.
+    Look,
     /// To publish, as the library does by default.
     Publish,
 }
@@ -235,7 +237,7 @@ impl Access {
                 let config = match purpose {
                     Purpose::Publish => config,
                     Purpose::Follow => config.with_missing_topics(MissingTopics::Refuse),
-                    Purpose::FollowFromBeginning => {
+                    Purpose::FollowFromBeginning | Purpose::Look => {
                         config.with_missing_topics(MissingTopics::Refuse).with_warm_start()
                     }
                 };
@@ -297,7 +299,8 @@ impl Broker {
 /// The most that a file of settings or certificates may have.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+/// The whole of a small file.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     use std::io::Read;
     let mut bytes = Vec::new();
     std::fs::File::open(path)

@@ -56,7 +56,7 @@ pub use replica::{Pinned, Replica};
 pub use source::{Loaded, Snapshot, Source, SourceError};
 pub use stats::HydrationStats;
 pub use verifier::{Agreement, Divergence, DivergenceKind, Verifier};
-pub use warm::WarmStart;
+pub use warm::{ReplicaCopy, WarmStart};
 
 use crate::{Key, Version};
 use deadline::Deadline;

@@ -8,8 +8,8 @@ use hydratecache::{
 };
 use tokio::time::Instant;
 
-use super::payload;
-use super::text::{escape, quote};
+use crate::payload;
+use crate::text::{escape, quote};
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy)]
@@ -122,7 +122,7 @@ impl Format {
         }
         if has_payload(message) {
             output.push(' ');
-            let form = payload::form(message);
+            let form = payload::form(message.content_type(), message.payload());
             payload::show(output, message.payload(), form, self.payload_bytes);
         }
     }
@@ -201,7 +201,7 @@ impl Format {
     fn payload_members(&self, output: &mut String, message: &Message) {
         let (payload, most) = (message.payload(), self.payload_bytes);
         let _ = write!(output, ",\"payload_bytes\":{}", payload.len());
-        let form = payload::form(message);
+        let form = payload::form(message.content_type(), message.payload());
         let start = output.len();
         output.push_str(",\"payload\":");
         if !payload::json_value(output, payload, form, most) {

@@ -10,6 +10,7 @@ mod coverage;
 mod differing;
 mod digest;
 mod digesting;
+mod observing;
 mod offering;
 mod schedule;
 mod taking;
@@ -29,6 +30,7 @@ pub(super) use asking::Purpose;
 pub(super) use contacts::Contacts;
 pub(super) use copying::{Came, Copy, copy};
 pub(super) use coverage::{Coverage, Damage};
+pub use observing::ReplicaCopy;
 pub(super) use offering::offer;
 
 use chunk::Item;

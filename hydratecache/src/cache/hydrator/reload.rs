@@ -177,9 +177,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     ) -> ControlFlow<Ended, Option<From>> {
         // Before the copy is asked for: what arrived until then is in it.
         self.ledger.begin_copy();
-        let limit = self.settings.source_limit;
+        let fallback = (source.clone(), self.settings.source_limit);
         let purpose = if self.contacts.is_gathering() { Purpose::Fill } else { Purpose::Repair };
-        let warm::Copy { rows, came } = warm::copy(peers, purpose, source.clone(), limit);
+        let warm::Copy { rows, came } = warm::copy(peers, purpose, Some(fallback));
         let outcome = self.scan(source, rows, None).await?;
         if self.status.borrow().disrupted_since.is_some() {
             // Neither it nor the source is of use now.

@@ -88,6 +88,8 @@ pub(super) struct Asking {
     /// Who is about to have a copy, and until when that is believed.
     others: Vec<(Origin, Instant)>,
     patient_until: Instant,
+    /// Whoever has no source claims none.
+    has_source: bool,
     halts: usize,
 }
 
@@ -123,8 +125,14 @@ impl Asking {
             asks_at: now + random(FIRST_QUESTION),
             others: Vec::new(),
             patient_until: now + LONGEST + random(LONGEST / 2),
+            has_source: true,
             halts: 0,
         }
+    }
+
+    /// The same for somebody to whom [`Step::ReadTheSource`] means that there is no copy.
+    pub(super) fn without_source(self) -> Self {
+        Self { has_source: false, ..self }
     }
 
     pub(super) fn purpose(&self) -> Purpose {
@@ -248,6 +256,9 @@ impl Asking {
     /// Nobody offered a copy.
     fn decide(&mut self, now: Instant) -> Step {
         if self.has_turn(now) {
+            if !self.has_source {
+                return Step::ReadTheSource;
+            }
             self.state = State::Claimed { until: now + CLAIMING };
             // Once more: whoever had a gap when it was asked may be whole again.
             self.asks_at = now;
@@ -360,6 +371,18 @@ mod tests {
             assert!(matches!(question, Step::Say(Request::Wanted(_))), "{steps:?}");
         }
         assert_eq!(*claim, Step::Say(Request::Wait(id(5))));
+    }
+
+    #[test]
+    fn whoever_has_no_source_claims_none() {
+        let (asking, now) = begun();
+        let steps = left_alone(&mut asking.without_source(), now + 3 * SECOND);
+        let [(_, Step::Say(Request::Wanted(_))), rest @ .., (_, Step::ReadTheSource)] = &steps[..]
+        else {
+            panic!("{steps:?}");
+        };
+        let is_question = |step: &Step| matches!(step, Step::Say(Request::Wanted(_)));
+        assert!(rest.iter().all(|(_, step)| is_question(step)), "{rest:?}");
     }
 
     #[test]

@@ -46,16 +46,16 @@ pub(in crate::cache) struct Came {
     pub(in crate::cache) is_digest: bool,
 }
 
-/// Has a copy of another replica taken, or what differs from it.
+/// Has a copy of another replica taken, or what differs from it. Without a source, and how long that may
+/// take, nobody is told that the source will be read.
 pub(in crate::cache) fn copy<T: Send + Sync + 'static>(
     peers: &Peers<T>,
     purpose: Purpose,
-    source: Arc<dyn Source<T>>,
-    source_limit: Duration,
+    source: Option<(Arc<dyn Source<T>>, Duration)>,
 ) -> Copy<T> {
     let (rows, yielded) = mpsc::channel(ROWS);
     let (came_to, came) = oneshot::channel();
-    let copying = Copying { peers: peers.clone(), source, source_limit, rows };
+    let copying = Copying { peers: peers.clone(), source, rows };
     let task = AbortOnDropHandle::new(tokio::spawn(copying.run(purpose, came_to)));
     let next = |(mut yielded, task): (mpsc::Receiver<Row<T>>, AbortOnDropHandle<()>)| async move {
         let row = yielded.recv().await?;
@@ -66,8 +66,7 @@ pub(in crate::cache) fn copy<T: Send + Sync + 'static>(
 
 struct Copying<T> {
     peers: Peers<T>,
-    source: Arc<dyn Source<T>>,
-    source_limit: Duration,
+    source: Option<(Arc<dyn Source<T>>, Duration)>,
     rows: mpsc::Sender<Row<T>>,
 }
 
@@ -87,10 +86,15 @@ impl<T: Send + Sync + 'static> Copying<T> {
         }
     }
 
+    fn asking(&self, purpose: Purpose) -> Asking {
+        let asking = Asking::begin(random_origin(), purpose, Instant::now());
+        if self.source.is_some() { asking } else { asking.without_source() }
+    }
+
     /// Yields all entries of another replica, and returns how far it had come.
     async fn copied(&self) -> Result<Result<Came>, Unwanted> {
         let mut heard = self.peers.listen();
-        let mut asking = Asking::begin(random_origin(), Purpose::Fill, Instant::now());
+        let mut asking = self.asking(Purpose::Fill);
         let (mut signals, mut heads) = (None, Vec::new());
         loop {
             let step = tokio::select! {
@@ -129,7 +133,7 @@ impl<T: Send + Sync + 'static> Copying<T> {
     /// differs, yields all that it has.
     async fn compared(&self) -> Result<Result<Came>, Unwanted> {
         let mut heard = self.peers.listen();
-        let mut asking = Asking::begin(random_origin(), Purpose::Repair, Instant::now());
+        let mut asking = self.asking(Purpose::Repair);
         let (mut signals, mut differing) = (None, Differing::default());
         loop {
             let step = tokio::select! {
@@ -216,13 +220,16 @@ impl<T: Send + Sync + 'static> Copying<T> {
         Ok(())
     }
 
-    /// The row of `item`; from the source, if its value did not fit. What cannot be used ends the copy.
+    /// The row of `item`; from the source, if there is one, where its value did not fit. What cannot be used ends the copy.
     async fn row(&self, item: Item) -> Row<T> {
         let Item { key, version, left, payload } = item;
         let channel = &self.peers.channel;
         let Some(payload) = payload else {
-            let loading = timeout(self.source_limit, self.source.load(key.clone()));
-            let loaded = loading.await.map_err(|_| source_is_slow(self.source_limit))?;
+            let Some((source, limit)) = &self.source else {
+                return Ok((key, None));
+            };
+            let loading = timeout(*limit, source.load(key.clone()));
+            let loaded = loading.await.map_err(|_| source_is_slow(*limit))?;
             return loaded.map(|loaded| (key, loaded));
         };
         // What this one writes from now on is newer than all that it has.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A number and its unit, as `500ms`, `90s`, `30m`, `12h` or `7d`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong =
         || format!("{text:?} is no time; write a number and ms, s, m, h or d, as 90s or 1.5h");
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
@@ -21,7 +21,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// So many seconds.
-pub(super) fn seconds(seconds: f64) -> Result<Duration, String> {
+pub(crate) fn seconds(seconds: f64) -> Result<Duration, String> {
     let time = Duration::try_from_secs_f64(seconds).ok().filter(|time| time.as_micros() > 0);
     time.ok_or_else(|| "a time to live is at least a microsecond, and has an end".to_owned())
 }

@@ -2,14 +2,14 @@
 
 /// Adds `text` in quotes, as a JSON string. What a terminal could obey is escaped: control
 /// characters, and those that turn the direction of writing.
-pub(super) fn quote(output: &mut String, text: &str) {
+pub(crate) fn quote(output: &mut String, text: &str) {
     output.push('"');
     escape(output, text);
     output.push('"');
 }
 
 /// The same without the quotes.
-pub(super) fn escape(output: &mut String, text: &str) {
+pub(crate) fn escape(output: &mut String, text: &str) {
     let mut plain_from = 0;
     for (at, c) in text.char_indices() {
         if !is_plain(c) {
@@ -26,12 +26,12 @@ fn is_plain(c: char) -> bool {
 }
 
 /// Whether a terminal may obey it instead of showing it.
-pub(super) fn is_harmful(c: char) -> bool {
+pub(crate) fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-pub(super) fn escape_char(output: &mut String, c: char) {
+pub(crate) fn escape_char(output: &mut String, c: char) {
     use std::fmt::Write;
     match c {
         '"' | '\\' => output.extend(['\\', c]),

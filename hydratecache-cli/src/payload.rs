@@ -5,28 +5,27 @@
 
 use std::fmt::Write;
 
-use hydratecache::{ContentType, Message};
+use hydratecache::ContentType;
 use minicbor::data::Type;
 use minicbor::decode::{Decoder, Error};
 
-use super::text::{escape_char, is_harmful, quote};
+use crate::text::{escape_char, is_harmful, quote};
 
 /// As deep as the library decodes.
 const MAX_DEPTH: usize = 32;
 
 /// What a payload is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     Json,
     Cbor,
     Other,
 }
 
-/// What the payload of `message` is: what its content type says, if it is that. Without one it is
-/// CBOR, or what somebody sent who does not say, which is often JSON.
-pub(super) fn form(message: &Message) -> Form {
-    let payload = message.payload();
-    if message.content_type() == Some(&ContentType::JSON) {
+/// What a payload is: what its content type says, if it is that. Without one it is CBOR, or what
+/// somebody sent who does not say, which is often JSON.
+pub(crate) fn form(content_type: Option<&ContentType>, payload: &[u8]) -> Form {
+    if content_type == Some(&ContentType::JSON) {
         return if is_json(payload) { Form::Json } else { Form::Other };
     }
     match () {
@@ -37,7 +36,7 @@ pub(super) fn form(message: &Message) -> Form {
 }
 
 /// Adds the payload as one line of text. What is longer than `most` bytes is cut.
-pub(super) fn show(output: &mut String, payload: &[u8], form: Form, most: usize) {
+pub(crate) fn show(output: &mut String, payload: &[u8], form: Form, most: usize) {
     let end = output.len().saturating_add(most);
     match form {
         Form::Json => json(output, payload, end),
@@ -53,7 +52,7 @@ pub(super) fn show(output: &mut String, payload: &[u8], form: Form, most: usize)
 
 /// Adds the payload as a JSON value. `false`: it has no such form, or is longer than `most` bytes;
 /// then nothing is added.
-pub(super) fn json_value(output: &mut String, payload: &[u8], form: Form, most: usize) -> bool {
+pub(crate) fn json_value(output: &mut String, payload: &[u8], form: Form, most: usize) -> bool {
     let start = output.len();
     let end = start.saturating_add(most);
     let is_whole = match form {
@@ -314,16 +313,10 @@ impl Notation<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
-    use hydratecache::Key;
-
-    fn message(payload: &[u8]) -> Message {
-        Message::put(Key::new("k").expect("legal"), Bytes::copy_from_slice(payload))
-    }
 
     fn shown(payload: &[u8], most: usize) -> String {
         let mut output = String::new();
-        show(&mut output, payload, form(&message(payload)), most);
+        show(&mut output, payload, form(None, payload), most);
         output
     }
 
@@ -372,24 +365,23 @@ mod tests {
             shown("{\"a\": \"\u{202e}\u{9b}\"}".as_bytes(), 1000),
             "{\"a\": \"\\u202e\\u009b\"}"
         );
-        let json = message(b"17").with_content_type(ContentType::JSON);
-        assert_eq!((form(&json), form(&message(&[0x18, 17]))), (Form::Json, Form::Cbor));
+        let json = form(Some(&ContentType::JSON), b"17");
+        assert_eq!((json, form(None, &[0x18, 17])), (Form::Json, Form::Cbor));
         for other in [&b"hello"[..], &[0xff, 0x00], &[0x61], &[0x00, 0x00], &[0x61, 0xff], b""] {
-            assert_eq!(form(&message(other)), Form::Other, "{other:?}");
+            assert_eq!(form(None, other), Form::Other, "{other:?}");
         }
         assert_eq!(shown(&[0xff, 0x00], 1000), "h'ff00'");
-        let broken = message(b"{").with_content_type(ContentType::JSON);
-        assert_eq!(form(&broken), Form::Other);
+        assert_eq!(form(Some(&ContentType::JSON), b"{"), Form::Other);
     }
 
     #[test]
     fn bombs_and_lengths_beyond_the_end_are_hex() {
         for bomb in [vec![0x81; 100_000], vec![0x9f; 100_000], vec![0xc0; 100_000]] {
-            assert_eq!(form(&message(&bomb)), Form::Other);
+            assert_eq!(form(None, &bomb), Form::Other);
             assert!(shown(&bomb, 100).len() < 150);
         }
         for long in ["9bffffffffffffffff", "bbffffffffffffffff00", "7bffffffffffffffff61"] {
-            assert_eq!(form(&message(&bytes(long))), Form::Other, "{long}");
+            assert_eq!(form(None, &bytes(long)), Form::Other, "{long}");
         }
     }
 

@@ -1,9 +1,7 @@
 //! Lines of JSON, read and turned into writes.
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::io::BufRead;
 use std::thread;
 use std::time::Duration;
 
@@ -14,12 +12,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use super::ttl::{duration, seconds};
 use super::{Operation, Order, What};
+use crate::lines::Lines;
+use crate::ttl::{duration, seconds};
 
-/// The longest line, in bytes: more than any transport carries by default, little enough that a file
-/// without line breaks is an error and not a full memory.
-const MAX_LINE_BYTES: u64 = 16 << 20;
 /// So many lines are read ahead.
 const AHEAD: usize = 64;
 
@@ -30,6 +26,16 @@ pub(crate) enum Encoding {
     Cbor,
     /// The JSON text itself, for channels with the JSON codec
     Json,
+}
+
+impl Encoding {
+    /// The media type that messages name; none is the default, CBOR.
+    pub(crate) fn content_type(self) -> Option<ContentType> {
+        match self {
+            Self::Cbor => None,
+            Self::Json => Some(ContentType::JSON),
+        }
+    }
 }
 
 /// What lines are turned into.
@@ -83,7 +89,7 @@ impl Shape {
     /// The media type of the payloads; none is the default, CBOR.
     pub(super) fn content_type(self) -> Option<ContentType> {
         match self {
-            Self::Put { encoding: Encoding::Json, .. } => Some(ContentType::JSON),
+            Self::Put { encoding, .. } => encoding.content_type(),
             _ => None,
         }
     }
@@ -191,106 +197,36 @@ fn has_large_integer(json: &str) -> bool {
     false
 }
 
-/// Where lines come from.
-pub(super) struct Input {
-    reader: Box<dyn Read + Send>,
-    size_bytes: Option<u64>,
-}
-
-impl Input {
-    /// Opens a file; `-` is standard input.
-    pub(super) fn open(path: &Path) -> Result<Self, String> {
-        if path.as_os_str() == "-" {
-            return Ok(Self { reader: Box::new(std::io::stdin()), size_bytes: None });
-        }
-        let open = || {
-            let file = File::open(path)?;
-            let metadata = file.metadata()?;
-            if metadata.is_dir() {
-                return Err(std::io::Error::other("it is a folder"));
-            }
-            Ok((file, metadata.is_file().then_some(metadata.len())))
-        };
-        let (file, size_bytes) =
-            open().map_err(|why| format!("the file {} cannot be read: {why}", path.display()))?;
-        Ok(Self { reader: Box::new(file), size_bytes })
-    }
-
-    /// How much there is, if that is known.
-    pub(super) fn size_bytes(&self) -> Option<u64> {
-        self.size_bytes
-    }
-
-    /// Reads it on a thread of its own, which nothing waits for: a terminal may never say more.
-    pub(super) fn read(self, shape: Shape, version: Option<u64>) -> mpsc::Receiver<Order> {
-        let (orders, received) = mpsc::channel(AHEAD);
-        thread::spawn(move || {
-            let lines = Lines::new(BufReader::with_capacity(64 << 10, self.reader));
-            for order in lines.orders(shape, version) {
-                if orders.blocking_send(order).is_err() {
-                    return;
-                }
-            }
-        });
-        received
-    }
-}
-
-/// The lines of a reader, each of bounded length.
-struct Lines<R> {
-    reader: R,
-    line: u64,
-    end_bytes: u64,
-    is_over: bool,
-}
-
-impl<R: BufRead> Lines<R> {
-    fn new(reader: R) -> Self {
-        Self { reader, line: 0, end_bytes: 0, is_over: false }
-    }
-
-    /// What the lines say; empty ones say nothing.
-    fn orders(mut self, shape: Shape, version: Option<u64>) -> impl Iterator<Item = Order> {
-        let mut text = Vec::new();
-        std::iter::from_fn(move || {
-            loop {
-                let operation = match self.next_line(&mut text)? {
-                    Ok(()) if text.trim_ascii().is_empty() => continue,
-                    Ok(()) => std::str::from_utf8(&text)
-                        .map_err(|_| "it is not UTF-8 text".to_owned())
-                        .and_then(|line| shape.parse(line, version)),
-                    Err(what) => Err(what),
-                };
-                return Some(Order { line: Some(self.line), end_bytes: self.end_bytes, operation });
-            }
-        })
-    }
-
-    /// Reads a line into `text`. After an error that is not of the line there are no more.
-    fn next_line(&mut self, text: &mut Vec<u8>) -> Option<Result<(), String>> {
-        if self.is_over {
-            return None;
-        }
-        text.clear();
-        self.line += 1;
-        match (&mut self.reader).take(MAX_LINE_BYTES).read_until(b'\n', text) {
-            Ok(0) => None,
-            Ok(length) => {
-                self.end_bytes += length as u64;
-                if length as u64 == MAX_LINE_BYTES && text.last() != Some(&b'\n') {
-                    self.is_over = true;
-                    return Some(Err(
-                        "it has more than 16 MiB; nothing behind it was read".to_owned()
-                    ));
-                }
-                Some(Ok(()))
-            }
-            Err(why) => {
-                self.is_over = true;
-                Some(Err(format!("reading failed: {why}; nothing from here on was read")))
+/// Reads what the lines say on a thread of its own, which nothing waits for: a terminal may never say
+/// more.
+pub(super) fn read(
+    mut lines: Lines<impl BufRead + Send + 'static>,
+    shape: Shape,
+    version: Option<u64>,
+) -> mpsc::Receiver<Order> {
+    let (orders, received) = mpsc::channel(AHEAD);
+    thread::spawn(move || {
+        for order in each(&mut lines, shape, version) {
+            if orders.blocking_send(order).is_err() {
+                return;
             }
         }
-    }
+    });
+    received
+}
+
+/// What the lines say.
+fn each<R: BufRead>(
+    lines: &mut Lines<R>,
+    shape: Shape,
+    version: Option<u64>,
+) -> impl Iterator<Item = Order> {
+    let mut buffer = Vec::new();
+    std::iter::from_fn(move || {
+        let line = lines.next(&mut buffer)?;
+        let operation = line.text.and_then(|text| shape.parse(text, version));
+        Some(Order { line: Some(line.number), end_bytes: line.end_bytes, operation })
+    })
 }
 
 #[cfg(test)]
@@ -300,8 +236,7 @@ mod tests {
     const PUT: Shape = Shape::Put { encoding: Encoding::Cbor, ttl: None };
 
     fn orders(input: &[u8], shape: Shape) -> Vec<Order> {
-        let lines = Lines::new(input);
-        lines.orders(shape, None).collect()
+        each(&mut Lines::new(input), shape, None).collect()
     }
 
     #[test]
@@ -367,15 +302,5 @@ mod tests {
             matches!(&touch.what, What::Touch { ttl, .. } if ttl.duration().as_millis() == 1500)
         );
         assert!(touches[1].operation.is_err());
-    }
-
-    #[test]
-    fn an_endless_line_is_an_error_and_fills_no_memory() {
-        let endless = BufReader::new(std::io::repeat(b'x'));
-        let lines = Lines::new(endless);
-        let orders: Vec<_> = lines.orders(PUT, None).collect();
-        assert_eq!(orders.len(), 1);
-        let error = orders[0].operation.as_ref().expect_err("too long");
-        assert!(error.contains("16 MiB"), "{error}");
     }
 }
