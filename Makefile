@@ -5,8 +5,11 @@ SERVICES := scripts/services.sh
 # In-process the demo builds no C code, so the brokers' clients and their TLS stay out.
 DEMO_FEATURES := $(if $(filter memory,$(TRANSPORT)),--no-default-features,$(if $(filter kafka,$(TRANSPORT)),--features kafka,))
 
+INSTRUCTIONS := cargo run --quiet --profile instructions -p hydratecache-instructions --
+BASELINE := benches/instructions/baseline.txt
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench guide soak reconnect sim sim-bugs pgbench study audit fuzz services-up services-down services-status
+.PHONY: help demo test check bench instructions instructions-baseline guide soak reconnect sim sim-bugs pgbench study audit fuzz services-up services-down services-status
 
 help: ## Lists these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -34,6 +37,14 @@ guide: ## Renders docs/guide as a book in target/guide
 bench: ## Prints every figure beside the raw client's (BENCH="--only redis_publish_512")
 	cargo build --quiet --release -p hydratecache-bench
 	cargo run --quiet --release -p hydratecache-bench --bin bench -- $(BENCH)
+
+instructions: ## Counts the instructions of the hot paths, and fails unless each is within 3 % of the baseline
+	scripts/tools.sh valgrind:valgrind
+	$(INSTRUCTIONS) check $(BASELINE)
+
+instructions-baseline: ## Counts them, and makes that the baseline
+	scripts/tools.sh valgrind:valgrind
+	$(INSTRUCTIONS) write $(BASELINE)
 
 soak: ## Kills and flaps at random, with an oracle for silent losses (SOAK="--seconds 600 --transport redis")
 	$(SERVICES) install redis nats postgres kafka
