@@ -102,7 +102,7 @@ pub enum Request {
     Parts {
         /// The digest.
         digest: Origin,
-        /// What the numbers are of: 1 sums of hashes, 2 hashes, 3 entries.
+        /// What the numbers are of: 1 groups of buckets, 2 buckets, 3 hashes, 4 entries.
         level: NonZeroU64,
         /// The parts: 256 at most.
         numbers: Vec<u64>,

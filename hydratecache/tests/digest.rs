@@ -86,9 +86,9 @@ async fn a_few_that_differ_among_many_are_all_that_is_sent() {
         assert_eq!(users.stats().digests, 1);
         assert_eq!(users.stats().entries_copied - copied, 10, "{:?}", users.stats());
         assert_eq!(whole.stats().entries_offered - offered, 10);
-        // The sums of 64 buckets, the hashes in 20 of them and ten values of 100 bytes.
+        // The sums of 16 groups and of all 512 buckets, the hashes in 20 of them and ten values of 100 bytes.
         let sent = sent.load(Ordering::SeqCst) - sent_before;
-        assert!(sent < 64 * 8 + 20 * 400 * 8 + 10 * 200, "{sent}");
+        assert!(sent < (16 + 512) * 8 + 20 * 80 * 8 + 10 * 200, "{sent}");
         assert_eq!(scene.table.scans(), 1);
     }
 }

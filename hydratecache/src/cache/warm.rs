@@ -53,8 +53,9 @@ use crate::{Key, Limits, Message, Origin, Position, Positions, Request, Result, 
 /// order, exactly as during a scan of the source. If nobody has a copy, one replica reads the source
 /// and says so, and the others wait for it. After five minutes a second one reads it too, and never a third.
 ///
-/// After a gap that no replay fills it asks for a digest instead: hashes of what the other one has, of which
-/// 32 KiB are enough for a million entries. It asks on for what differs, and nothing else is sent.
+/// After a gap that no replay fills it asks for a digest instead: sums of hashes of what the other one has, of
+/// which 4 KiB are enough for a million entries. It asks on for what differs, about 1 KiB beside each entry,
+/// and nothing else is sent.
 ///
 /// A replica that was told of a loss is repaired by one that was told of it as well: it may be of a row that was
 /// written while its publish failed, of which the source alone is sure to know. Else the source is read. So it is

@@ -30,7 +30,7 @@ pub(super) struct Comparing {
 impl Comparing {
     /// Nothing of `digest` has come yet.
     pub(super) fn begin(digest: Origin, now: Instant) -> Self {
-        let wanted = BTreeMap::from([((Level::Sums, 0), now + random(HOLE))]);
+        let wanted = BTreeMap::from([((Level::Groups, 0), now + random(HOLE))]);
         Self { digest, wanted, until: now + PATIENCE }
     }
 
@@ -125,12 +125,12 @@ mod tests {
     #[test]
     fn what_is_needed_is_asked_for_until_it_came_and_counts_once() {
         let (mut comparing, now) = begun();
-        assert_eq!(next(&mut comparing).1, (Level::Sums, vec![0]));
+        assert_eq!(next(&mut comparing).1, (Level::Groups, vec![0]));
         let (at, asked) = next(&mut comparing);
-        assert_eq!(asked, (Level::Sums, vec![0]), "it was lost");
+        assert_eq!(asked, (Level::Groups, vec![0]), "it was lost");
         assert!(at >= now + AGAIN && at <= now + HOLE + 2 * AGAIN);
-        assert!(comparing.received(Level::Sums, 0, at));
-        assert!(!comparing.received(Level::Sums, 0, at) && comparing.is_complete());
+        assert!(comparing.received(Level::Groups, 0, at));
+        assert!(!comparing.received(Level::Groups, 0, at) && comparing.is_complete());
         comparing.wants(Level::Hashes, [4, 7], at);
         comparing.wants(Level::Entry, [1], at);
         let mut levels = vec![next(&mut comparing).1];
@@ -143,15 +143,15 @@ mod tests {
     #[test]
     fn who_hears_another_one_ask_does_not_ask_soon() {
         let (mut comparing, now) = begun();
-        comparing.heard(Level::Sums, &[0, 1], now);
+        comparing.heard(Level::Groups, &[0, 1], now);
         assert!(comparing.next_due() >= now + AGAIN);
-        assert_eq!(next(&mut comparing).1, (Level::Sums, vec![0]), "but nothing came");
+        assert_eq!(next(&mut comparing).1, (Level::Groups, vec![0]), "but nothing came");
     }
 
     #[test]
     fn nobody_waits_for_a_sender_that_is_silent_nor_asks_for_too_much_at_once() {
         let (mut comparing, now) = begun();
-        comparing.received(Level::Sums, 0, now);
+        comparing.received(Level::Groups, 0, now);
         comparing.wants(Level::Entry, 0..10_000, now);
         let mut asked = 0;
         while let Some((_, numbers)) = comparing.due(now + HOLE) {

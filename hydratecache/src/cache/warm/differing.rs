@@ -7,11 +7,11 @@ use tokio::time::Instant;
 
 use super::chunk::Item;
 use super::comparing::Comparing;
-use super::digest::{Hashing, Index, Level, Part, Sums};
+use super::digest::{Groups, Hashing, Index, Level, Part};
 use super::{Head, Peers};
 use crate::Key;
 
-/// How many parts carry sums at most: more than a million publishers and four billion entries need.
+/// How many parts carry the sums of groups at most: more than a million publishers and a billion entries need.
 const MOST_PARTS: u64 = 65_536;
 
 /// If more entries than this and half of those that are here differ, all are taken: each costs its
@@ -47,9 +47,15 @@ impl Differing {
     ) -> Vec<Item> {
         let now = Instant::now();
         match part {
-            Part::Sums(part) => {
-                if comparing.received(Level::Sums, part.number, now) {
-                    self.sums(peers, comparing, part).await;
+            Part::Groups(part) => {
+                if comparing.received(Level::Groups, part.number, now) {
+                    self.groups(peers, comparing, part).await;
+                }
+                Vec::new()
+            }
+            Part::Buckets { group, sums } => {
+                if comparing.received(Level::Buckets, group, now) {
+                    self.buckets(peers, comparing, group, &sums).await;
                 }
                 Vec::new()
             }
@@ -82,13 +88,13 @@ impl Differing {
         absent
     }
 
-    async fn sums<T: Send + Sync + 'static>(
+    async fn groups<T: Send + Sync + 'static>(
         &mut self,
         peers: &Peers<T>,
         comparing: &mut Comparing,
-        part: Sums,
+        part: Groups,
     ) {
-        let Sums { count, hashing, first, totals, heads, .. } = part;
+        let Groups { count, hashing, first, sums, heads, .. } = part;
         if self.index.is_none() {
             let own = |keys: usize| Hashing::random(keys).bits + MORE_BITS;
             let is_coarse = hashing.bits <= own(peers.contents.keys().len());
@@ -97,7 +103,7 @@ impl Differing {
                 return;
             }
             self.index = Some(peers.index(|_| hashing).await);
-            comparing.wants(Level::Sums, 1..count, Instant::now());
+            comparing.wants(Level::Groups, 1..count, Instant::now());
         }
         let Some(index) = self.index.as_ref().filter(|index| index.hashing == hashing) else {
             // Not of this digest.
@@ -105,11 +111,22 @@ impl Differing {
             return;
         };
         self.heads.extend(heads);
-        let begin = usize::try_from(first).unwrap_or(usize::MAX);
-        let own = peers.sums(index, begin, totals.len()).await;
-        let buckets = (first..).zip(own.iter().zip(&totals));
-        let differing = buckets.filter(|(_, (own, other))| own != other).map(|(bucket, _)| bucket);
-        comparing.wants(Level::Hashes, differing, Instant::now());
+        let own = peers.sums_of_groups(index, place(first), sums.len()).await;
+        comparing.wants(Level::Buckets, differing(first, &own, &sums), Instant::now());
+    }
+
+    async fn buckets<T: Send + Sync + 'static>(
+        &mut self,
+        peers: &Peers<T>,
+        comparing: &mut Comparing,
+        group: u64,
+        sums: &[u64],
+    ) {
+        let Some(index) = &self.index else { return };
+        let buckets = index.hashing.buckets_of(place(group));
+        let first = buckets.start as u64;
+        let own = peers.sums(index, buckets).await;
+        comparing.wants(Level::Hashes, differing(first, &own, sums), Instant::now());
     }
 
     async fn hashes<T: Send + Sync + 'static>(
@@ -121,7 +138,7 @@ impl Differing {
     ) {
         let Some(index) = &self.index else { return };
         let mut missing: HashSet<u64, foldhash::fast::RandomState> = hashes.into_iter().collect();
-        for key in index.bucket(usize::try_from(bucket).unwrap_or(usize::MAX)) {
+        for key in index.bucket(place(bucket)) {
             if let Some(hash) = peers.hash(index.hashing, key).await
                 && !missing.remove(&hash)
             {
@@ -135,4 +152,15 @@ impl Differing {
         missing.sort_unstable();
         comparing.wants(Level::Entry, missing, Instant::now());
     }
+}
+
+/// What others count as `number`, here; one that does not exist for what cannot.
+fn place(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// The numbers, from `first`, of those that differ.
+fn differing(first: u64, own: &[u64], others: &[u64]) -> impl Iterator<Item = u64> {
+    let pairs = (first..).zip(own.iter().zip(others));
+    pairs.filter(|(_, (own, other))| own != other).map(|(number, _)| number)
 }

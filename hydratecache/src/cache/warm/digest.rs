@@ -1,11 +1,12 @@
-//! What two replicas compare: hashes of entries, which fall into buckets by a hash of their keys; and the
-//! parts in which these go, as bytes and back. `docs/WIRE.md` says how.
+//! What two replicas compare: hashes of entries, which fall into buckets by a hash of their keys, and buckets
+//! into groups; and the parts in which these go, as bytes and back. `docs/WIRE.md` says how.
 //!
 //! The hashes are keyed, and the sender draws the key anew for each digest: nobody can make up keys or
 //! values that collide.
 
 use std::hash::Hasher;
 use std::num::NonZeroU64;
+use std::ops::Range;
 
 use bytes::Bytes;
 use minicbor::{Decoder, Encoder};
@@ -19,27 +20,34 @@ use crate::{Key, Origin, Position, Version, VersionDomain};
 /// The number of this form, in field 0 and in offers.
 pub(super) const FORM: NonZeroU64 = NonZeroU64::new(2).expect("not zero");
 
-/// About how many entries a bucket has. With a million entries, the sums of all buckets take 32 KiB, and the
-/// hashes of one take 2.
-const BUCKET: usize = 256;
+/// About how many entries a bucket has. With a million entries the sums of all groups take 4 KiB, those of the
+/// buckets in a group a quarter of one, and the hashes in a bucket half of one: about as much for a few that
+/// differ as for all.
+const BUCKET: usize = 64;
 
-/// The most buckets, as a power of two: for four billion entries.
+/// How many buckets are in a group, as a power of two.
+const GROUP_BITS: u32 = 5;
+
+/// The most buckets, as a power of two: for a billion entries.
 const MOST_BITS: u32 = 24;
 
 /// What of a digest is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {
-    /// The sums of the hashes in some buckets. Numbers count these parts, from 0.
-    Sums = 1,
+    /// The sums of the hashes in some groups. Numbers count these parts, from 0.
+    Groups = 1,
+    /// The sums of the hashes in the buckets of a group. The number is that of the group, from 0.
+    Buckets = 2,
     /// The hashes in a bucket. The number is that of the bucket, from 0.
-    Hashes = 2,
+    Hashes = 3,
     /// An entry. The number is its hash.
-    Entry = 3,
+    Entry = 4,
 }
 
 impl Level {
     pub(super) fn of(number: u64) -> Option<Self> {
-        [Self::Sums, Self::Hashes, Self::Entry].into_iter().find(|level| *level as u64 == number)
+        let levels = [Self::Groups, Self::Buckets, Self::Hashes, Self::Entry];
+        levels.into_iter().find(|level| *level as u64 == number)
     }
 }
 
@@ -60,6 +68,16 @@ impl Hashing {
 
     pub(super) fn buckets(self) -> usize {
         1 << self.bits
+    }
+
+    pub(super) fn groups(self) -> usize {
+        1 << self.bits.saturating_sub(GROUP_BITS)
+    }
+
+    /// The buckets of a group; none if there is no such group.
+    pub(super) fn buckets_of(self, group: usize) -> Range<usize> {
+        let size = self.buckets() / self.groups();
+        if group < self.groups() { group * size..(group + 1) * size } else { 0..0 }
     }
 
     /// The bucket of `key`: the upper bits of its hash.
@@ -129,7 +147,12 @@ impl Index {
 /// A part of a digest.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Part {
-    Sums(Sums),
+    Groups(Groups),
+    /// The sums of the buckets in a group.
+    Buckets {
+        group: u64,
+        sums: Vec<u64>,
+    },
     Hashes {
         bucket: u64,
         hashes: Vec<u64>,
@@ -141,32 +164,32 @@ pub(super) enum Part {
     },
 }
 
-/// The sums of some buckets, and what the others need to be compared.
+/// The sums of some groups, and what the others need to be compared.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Sums {
+pub(super) struct Groups {
     /// Its place, from 0, and how many of these there are.
     pub(super) number: u64,
     pub(super) count: u64,
     pub(super) hashing: Hashing,
-    /// The first of the buckets.
+    /// The first of the groups.
     pub(super) first: u64,
-    pub(super) totals: Vec<u64>,
+    pub(super) sums: Vec<u64>,
     pub(super) heads: Vec<Head>,
 }
 
 type Written = Result<(), minicbor::encode::Error<std::convert::Infallible>>;
 
-impl Sums {
+impl Groups {
     pub(super) fn encode(&self) -> Bytes {
         let mut e =
-            Encoder::new(Vec::with_capacity(64 + 8 * self.totals.len() + 27 * self.heads.len()));
+            Encoder::new(Vec::with_capacity(64 + 8 * self.sums.len() + 27 * self.heads.len()));
         self.write(&mut e).expect("writing to a Vec cannot fail");
         e.into_writer().into()
     }
 
     fn write(&self, e: &mut Encoder<Vec<u8>>) -> Written {
         let (a, b) = self.hashing.seed;
-        e.map(8)?.u8(0)?.u64(FORM.get())?.u8(1)?.u64(Level::Sums as u64)?;
+        e.map(8)?.u8(0)?.u64(FORM.get())?.u8(1)?.u64(Level::Groups as u64)?;
         e.u8(2)?.array(2)?.u64(self.number)?.u64(self.count)?;
         e.u8(3)?.array(self.heads.len() as u64 * 3)?;
         for Head { position, from } in &self.heads {
@@ -174,17 +197,26 @@ impl Sums {
             e.u64(from.map_or(0, NonZeroU64::get))?;
         }
         e.u8(4)?.array(2)?.u64(a)?.u64(b)?.u8(5)?.u32(self.hashing.bits)?;
-        e.u8(6)?.u64(self.first)?.u8(7)?.bytes(&to_bytes(&self.totals))?;
+        e.u8(6)?.u64(self.first)?.u8(7)?.bytes(&to_bytes(&self.sums))?;
         Ok(())
     }
 }
 
-/// The hashes of a bucket, as bytes.
+/// The sums of the buckets in a group, as bytes.
+pub(super) fn write_buckets(group: u64, sums: &[u64]) -> Bytes {
+    write_numbered(Level::Buckets, group, sums)
+}
+
+/// The hashes in a bucket, as bytes.
 pub(super) fn write_hashes(bucket: u64, hashes: &[u64]) -> Bytes {
+    write_numbered(Level::Hashes, bucket, hashes)
+}
+
+fn write_numbered(level: Level, number: u64, hashes: &[u64]) -> Bytes {
     let mut e = Encoder::new(Vec::with_capacity(32 + 8 * hashes.len()));
     let mut write = || -> Written {
-        e.map(4)?.u8(0)?.u64(FORM.get())?.u8(1)?.u64(Level::Hashes as u64)?;
-        e.u8(6)?.u64(bucket)?.u8(7)?.bytes(&to_bytes(hashes))?;
+        e.map(4)?.u8(0)?.u64(FORM.get())?.u8(1)?.u64(level as u64)?;
+        e.u8(6)?.u64(number)?.u8(7)?.bytes(&to_bytes(hashes))?;
         Ok(())
     };
     write().expect("writing to a Vec cannot fail");
@@ -243,15 +275,16 @@ impl Part {
             return None;
         }
         Some(match level? {
-            Level::Sums => {
+            Level::Groups => {
                 let ((number, count), hashing) = (place?, Hashing { seed: seed?, bits: bits? });
-                let (first, totals) = (first?, hashes?);
-                let end = first.checked_add(totals.len() as u64)?;
-                if number >= count || end > hashing.buckets() as u64 {
+                let (first, sums) = (first?, hashes?);
+                let end = first.checked_add(sums.len() as u64)?;
+                if number >= count || end > hashing.groups() as u64 {
                     return None;
                 }
-                Self::Sums(Sums { number, count, hashing, first, totals, heads })
+                Self::Groups(Groups { number, count, hashing, first, sums, heads })
             }
+            Level::Buckets => Self::Buckets { group: first?, sums: hashes? },
             Level::Hashes => Self::Hashes { bucket: first?, hashes: hashes? },
             Level::Entry => Self::Entries { hashes: hashes?, items },
         })
@@ -286,12 +319,12 @@ mod tests {
         Key::new(name).expect("legal")
     }
 
-    fn sums() -> Sums {
+    fn groups() -> Groups {
         let position =
             Position { origin: Origin::from_u64(9).expect("not zero"), sequence: NonZeroU64::MAX };
-        let hashing = Hashing { seed: (1, 2), bits: 1 };
+        let hashing = Hashing { seed: (1, 2), bits: GROUP_BITS + 1 };
         let heads = vec![Head { position, from: NonZeroU64::new(6) }];
-        Sums { number: 0, count: 1, hashing, first: 0, totals: vec![7, u64::MAX], heads }
+        Groups { number: 0, count: 1, hashing, first: 0, sums: vec![7, u64::MAX], heads }
     }
 
     fn entries() -> (Bytes, Part) {
@@ -311,7 +344,9 @@ mod tests {
 
     #[test]
     fn parts_come_back() {
-        assert_eq!(Part::decode(&sums().encode()), Some(Part::Sums(sums())));
+        assert_eq!(Part::decode(&groups().encode()), Some(Part::Groups(groups())));
+        let buckets = Part::Buckets { group: 5, sums: vec![1, 2] };
+        assert_eq!(Part::decode(&write_buckets(5, &[1, 2])), Some(buckets));
         let hashes = Part::Hashes { bucket: 5, hashes: vec![1, 2] };
         assert_eq!(Part::decode(&write_hashes(5, &[1, 2])), Some(hashes));
         let (bytes, part) = entries();
@@ -323,16 +358,20 @@ mod tests {
     fn parts_are_written_as_documented() {
         let vectors = [
             (
-                write_hashes(5, &[1]),
+                write_buckets(5, &[1]),
                 &b"\xa4\x00\x02\x01\x02\x06\x05\x07\x48\x00\x00\x00\x00\x00\x00\x00\x01"[..],
             ),
             (
-                write_entries(&[1], 0, &[]),
-                b"\xa4\x00\x02\x01\x03\x07\x48\x00\x00\x00\x00\x00\x00\x00\x01\x08\x80",
+                write_hashes(5, &[1]),
+                b"\xa4\x00\x02\x01\x03\x06\x05\x07\x48\x00\x00\x00\x00\x00\x00\x00\x01",
             ),
             (
-                Sums { totals: vec![1], heads: Vec::new(), ..sums() }.encode(),
-                b"\xa8\x00\x02\x01\x01\x02\x82\x00\x01\x03\x80\x04\x82\x01\x02\x05\x01\x06\x00\
+                write_entries(&[1], 0, &[]),
+                b"\xa4\x00\x02\x01\x04\x07\x48\x00\x00\x00\x00\x00\x00\x00\x01\x08\x80",
+            ),
+            (
+                Groups { sums: vec![1], heads: Vec::new(), ..groups() }.encode(),
+                b"\xa8\x00\x02\x01\x01\x02\x82\x00\x01\x03\x80\x04\x82\x01\x02\x05\x06\x06\x00\
                   \x07\x48\x00\x00\x00\x00\x00\x00\x00\x01",
             ),
         ];
@@ -343,15 +382,15 @@ mod tests {
 
     #[test]
     fn what_lies_outside_is_no_part() {
-        let more = |change: fn(&mut Sums)| {
-            let mut sums = sums();
-            change(&mut sums);
-            Part::decode(&sums.encode())
+        let more = |change: fn(&mut Groups)| {
+            let mut groups = groups();
+            change(&mut groups);
+            Part::decode(&groups.encode())
         };
-        assert_eq!(more(|sums| sums.first = 1), None, "more buckets than there are");
-        assert_eq!(more(|sums| sums.first = u64::MAX), None);
-        assert_eq!(more(|sums| sums.number = 1), None, "more parts than there are");
-        assert_eq!(more(|sums| sums.hashing.bits = 25), None);
+        assert_eq!(more(|groups| groups.first = 1), None, "more groups than there are");
+        assert_eq!(more(|groups| groups.first = u64::MAX), None);
+        assert_eq!(more(|groups| groups.number = 1), None, "more parts than there are");
+        assert_eq!(more(|groups| groups.hashing.bits = 25), None);
     }
 
     #[test]
@@ -363,10 +402,13 @@ mod tests {
             let mut found: Vec<Key> = Vec::new();
             for bucket in 0..hashing.buckets() {
                 assert!(index.bucket(bucket).iter().all(|key| hashing.bucket(key) == bucket));
-                assert!(index.bucket(bucket).len() < 1_200);
+                assert!(index.bucket(bucket).len() < 400);
                 found.extend_from_slice(index.bucket(bucket));
             }
             assert_eq!((found.len(), index.len()), (count, count));
+            let in_groups = (0..hashing.groups()).flat_map(|group| hashing.buckets_of(group));
+            assert!(in_groups.eq(0..hashing.buckets()), "{count}");
+            assert!(hashing.buckets_of(hashing.groups()).is_empty());
             assert!(index.bucket(hashing.buckets()).is_empty());
             assert!(index.bucket(usize::MAX).is_empty());
         }
@@ -403,7 +445,7 @@ mod tests {
             at in any::<prop::sample::Index>(), with in any::<u8>(),
         ) {
             let _ = Part::decode(&Bytes::from(bytes));
-            for whole in [sums().encode(), write_hashes(5, &[1, 2]), entries().0] {
+            for whole in [groups().encode(), write_buckets(4, &[3]), write_hashes(5, &[1, 2]), entries().0] {
                 let at = at.index(whole.len());
                 let mut spoiled = whole.to_vec();
                 spoiled[at] = with;

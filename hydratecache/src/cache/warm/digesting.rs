@@ -1,6 +1,7 @@
 //! Giving digests: a replica that is whole answers those who lost messages.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -9,7 +10,7 @@ use tokio::time::{Duration, Instant, timeout};
 
 use super::chunk::{ChunkWriter, HEAD_BYTES};
 use super::comparing::AT_ONCE;
-use super::digest::{Hashing, Index, Level, Sums, write_entries, write_hashes};
+use super::digest::{Groups, Hashing, Index, Level, write_buckets, write_entries, write_hashes};
 use super::offering::{Asked, Pace, QUICKLY_SORTED, Shop, Stage};
 use super::taking::PATIENCE;
 use super::{Head, Peers, chunk_key, most_bytes};
@@ -52,10 +53,25 @@ impl<T: Send + Sync + 'static> Peers<T> {
         Some(hashing.entry(key, version, value.as_ref()))
     }
 
+    /// The sums of the hashes in some groups, of which there are so many.
+    pub(super) async fn sums_of_groups(
+        &self,
+        index: &Index,
+        first: usize,
+        count: usize,
+    ) -> Vec<u64> {
+        let mut sums = Vec::with_capacity(count);
+        for group in first..first + count {
+            let buckets = self.sums(index, index.hashing.buckets_of(group)).await;
+            sums.push(buckets.into_iter().fold(0, u64::wrapping_add));
+        }
+        sums
+    }
+
     /// The sums of the hashes in some buckets.
-    pub(super) async fn sums(&self, index: &Index, first: usize, count: usize) -> Vec<u64> {
-        let (mut sums, mut hashed) = (Vec::with_capacity(count), 0);
-        for bucket in first..first + count {
+    pub(super) async fn sums(&self, index: &Index, buckets: Range<usize>) -> Vec<u64> {
+        let (mut sums, mut hashed) = (Vec::with_capacity(buckets.len()), 0);
+        for bucket in buckets {
             let mut sum = 0_u64;
             for key in index.bucket(bucket) {
                 sum = sum.wrapping_add(self.hash(index.hashing, key).await.unwrap_or(0));
@@ -75,7 +91,7 @@ struct Digest<'a, T> {
     shop: &'a Shop<T>,
     index: Index,
     heads: &'a [Head],
-    /// How many sums are in a part, and how many heads.
+    /// How many sums of groups are in a part, and how many heads.
     sums: usize,
     parts_heads: usize,
     /// Which entries have the hashes that were sent.
@@ -146,7 +162,8 @@ impl<T: Send + Sync + 'static> Digest<'_, T> {
         loop {
             let part = match *self.waiting.first()? {
                 (Level::Entry, _) => return Some(self.entries(most).await),
-                (Level::Sums, number) => self.sums(number).await,
+                (Level::Groups, number) => self.groups(number).await,
+                (Level::Buckets, group) => self.buckets(group).await,
                 (Level::Hashes, bucket) => self.hashes(bucket).await,
             };
             self.waiting.pop_first();
@@ -156,16 +173,25 @@ impl<T: Send + Sync + 'static> Digest<'_, T> {
         }
     }
 
-    async fn sums(&self, number: u64) -> Option<Bytes> {
-        let (hashing, buckets) = (self.index.hashing, self.index.hashing.buckets());
-        let count = buckets.div_ceil(self.sums).max(self.heads.len().div_ceil(self.parts_heads));
+    async fn groups(&self, number: u64) -> Option<Bytes> {
+        let (hashing, groups) = (self.index.hashing, self.index.hashing.groups());
+        let count = groups.div_ceil(self.sums).max(self.heads.len().div_ceil(self.parts_heads));
         let at = usize::try_from(number).ok().filter(|at| *at < count)?;
-        let first = (at * self.sums).min(buckets);
-        let length = self.sums.min(buckets - first);
+        let first = (at * self.sums).min(groups);
+        let length = self.sums.min(groups - first);
         let heads = self.heads.chunks(self.parts_heads).nth(at).unwrap_or_default().to_vec();
-        let totals = self.shop.desk.peers.sums(&self.index, first, length).await;
+        let sums = self.shop.desk.peers.sums_of_groups(&self.index, first, length).await;
         let (count, first) = (count as u64, first as u64);
-        Some(Sums { number, count, hashing, first, totals, heads }.encode())
+        Some(Groups { number, count, hashing, first, sums, heads }.encode())
+    }
+
+    async fn buckets(&self, number: u64) -> Option<Bytes> {
+        let group = usize::try_from(number).ok()?;
+        let buckets = self.index.hashing.buckets_of(group);
+        if buckets.is_empty() {
+            return None;
+        }
+        Some(write_buckets(number, &self.shop.desk.peers.sums(&self.index, buckets).await))
     }
 
     async fn hashes(&mut self, number: u64) -> Option<Bytes> {
