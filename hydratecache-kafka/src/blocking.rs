@@ -1,7 +1,7 @@
 //! librdkafka's calls that wait, kept off the runtime's threads.
 
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hydratecache::{Error, ErrorKind, Result};
 use tokio::runtime::Handle;
@@ -48,11 +48,15 @@ impl<T: Send + 'static> Drop for OffRuntime<T> {
 /// A client until the transport is closed: a future that nobody polls any more does not keep it, and its
 /// connections.
 #[derive(Debug)]
-pub(crate) struct Closable<T: Send + 'static>(Mutex<Option<Arc<OffRuntime<T>>>>);
+pub(crate) struct Closable<T: Send + 'static> {
+    client: Mutex<Option<Arc<OffRuntime<T>>>>,
+    address: Arc<str>,
+}
 
 impl<T: Send + 'static> Closable<T> {
-    pub(crate) fn new(client: T) -> Self {
-        Self(Mutex::new(Some(Arc::new(OffRuntime::new(client)))))
+    /// `client`, of the cluster at `address`.
+    pub(crate) fn new(client: T, address: Arc<str>) -> Self {
+        Self { client: Mutex::new(Some(Arc::new(OffRuntime::new(client)))), address }
     }
 
     /// The client, which the caller holds for one step only.
@@ -60,21 +64,27 @@ impl<T: Send + 'static> Closable<T> {
     /// # Errors
     /// `Closed` once it is closed.
     pub(crate) fn get(&self) -> Result<Arc<OffRuntime<T>>> {
-        let client = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        client.ok_or_else(|| {
-            let what = "the transport to Kafka was closed; connect a new one";
-            Error::new(ErrorKind::Closed, what)
-        })
+        self.lock().clone().ok_or_else(|| closed(&self.address))
     }
 
     /// Puts another client in its place, unless it is closed; returns the one before.
     pub(crate) fn replace(&self, client: T) -> Option<Arc<OffRuntime<T>>> {
         let client = Arc::new(OffRuntime::new(client));
-        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = self.lock();
         if place.is_some() { place.replace(client) } else { None }
     }
 
     pub(crate) fn close(&self) -> Option<Arc<OffRuntime<T>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.lock().take()
     }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<OffRuntime<T>>>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The transport to the cluster at `address` was closed.
+pub(crate) fn closed(address: &str) -> Error {
+    let what = format!("the transport to Kafka at {address} was closed; connect a new one");
+    Error::new(ErrorKind::Closed, what)
 }

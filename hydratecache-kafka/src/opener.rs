@@ -52,7 +52,7 @@ pub(crate) struct Opener {
 impl Opener {
     pub(crate) fn new(config: &KafkaConfig, producer: Producer) -> Self {
         Self {
-            producer: Closable::new(producer),
+            producer: Closable::new(producer, config.address.clone()),
             publishing: config.producer(),
             replaced: Notify::new(),
             client: config.surveyor(),

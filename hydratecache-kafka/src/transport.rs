@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::blocking::{Closable, blocking};
+use crate::blocking::{Closable, blocking, closed};
 use crate::config::KafkaConfig;
 use crate::context::{Context, CutOff};
 use crate::error::Attempt;
@@ -69,7 +69,8 @@ impl KafkaTransport {
 
     pub(crate) async fn open(config: KafkaConfig) -> Result<Self> {
         let cut_off = CutOff::default();
-        let surveyor = Closable::new(Surveyor::new(&config, &cut_off).map_err(unusable)?);
+        let surveyor = Surveyor::new(&config, &cut_off).map_err(unusable)?;
+        let surveyor = Closable::new(surveyor, config.address.clone());
         let (asked, limit) = (surveyor.get()?, config.connect_limit);
         blocking(move || asked.sign_of_life(Attempt::Connect, limit)).await?;
         let context = Context::new(config.shows_debug(), &cut_off);
@@ -126,13 +127,7 @@ impl Inner {
     }
 
     fn closed(&self) -> Error {
-        Error::new(
-            ErrorKind::Closed,
-            format!(
-                "the transport to Kafka at {} was closed; connect a new one",
-                self.config.address
-            ),
-        )
+        closed(&self.config.address)
     }
 
     /// Waits for an answer, until the transport is closed or the time is over.
