@@ -2,6 +2,7 @@
 
 mod allocations;
 mod by_hand;
+mod digest;
 mod envelope;
 mod fence;
 mod fresh_read;
@@ -11,6 +12,7 @@ mod publish;
 mod reads;
 mod replay;
 mod round_trip;
+mod rows;
 mod stale;
 mod subscribe;
 mod warm_start;
@@ -56,6 +58,7 @@ pub const GROUPS: &[Group] = &[
     Group { names: allocations::NAMES, measure: allocations::measure },
     Group { names: stale::NAMES, measure: stale::measure },
     Group { names: replay::NAMES, measure: replay::measure },
+    Group { names: digest::NAMES, measure: digest::measure },
     Group { names: warm_start::NAMES, measure: warm_start::measure },
 ];
 

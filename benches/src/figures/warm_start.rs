@@ -5,20 +5,14 @@ use std::fs;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use futures::future::{BoxFuture, FutureExt};
-use futures::stream::{self, BoxStream, StreamExt};
-use hydratecache::cache::{Hydrated, Loaded, Replica, Source, SourceError, WarmStart};
-use hydratecache::{Channel, Key, VersionDomain};
-use hydratecache_redis::RedisTransport;
 
+use super::rows::{self, ENTRIES, ENTRY_BYTES};
 use crate::options::Bench;
 use crate::report::{Figure, Goal};
 
 pub(super) const NAMES: &[&str] = &["redis_warm_start", "redis_warm_start_memory"];
 
 const TOPIC: &str = "bench.warm";
-const ENTRIES: u64 = 1_000_000;
-const ENTRY_BYTES: usize = 100;
 
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     let url = bench.redis()?.url().to_owned();
@@ -45,17 +39,15 @@ struct Measured {
     copy_mebibytes: f64,
 }
 
-type Rows = Hydrated<String, Replica<String>>;
-
 async fn measured(url: String) -> Result<Measured> {
     let empty = Memory::now()?;
-    let first = begin(&url).await?;
+    let first = rows::replica(&url, TOPIC).await?;
     first.ready().await?;
     first.caught_up().await?;
     let filled = Memory::now()?;
     Memory::forget_the_most()?;
     let began = Instant::now();
-    let second = begin(&url).await?;
+    let second = rows::replica(&url, TOPIC).await?;
     second.ready().await?;
     let seconds = began.elapsed().as_secs_f64();
     let most = Memory::now()?.most;
@@ -67,14 +59,6 @@ async fn measured(url: String) -> Result<Measured> {
         users.channel().transport().close().await?;
     }
     Ok(Measured { seconds, memory: (most - filled.held) / copy, copy_mebibytes: copy / 1024.0 })
-}
-
-async fn begin(url: &str) -> Result<Rows> {
-    let transport = RedisTransport::connect(url).await?;
-    let channel =
-        Channel::builder(transport, TOPIC).with_versions(VersionDomain::Caller).build()?;
-    let builder = Hydrated::builder(channel, Replica::new()).source(Numbers);
-    Ok(builder.with_warm_start(WarmStart::new()).start().await?)
 }
 
 /// The process's memory in kibibytes, as the kernel counts it.
@@ -97,24 +81,5 @@ impl Memory {
 
     fn forget_the_most() -> Result<()> {
         fs::write("/proc/self/clear_refs", "5").context("resetting the most memory held")
-    }
-}
-
-/// Rows that are made when they are asked for, so that they take no memory.
-struct Numbers;
-
-fn row(number: u64) -> Loaded<String> {
-    Loaded::new(format!("{number:0>ENTRY_BYTES$}")).with_version(1)
-}
-
-impl Source<String> for Numbers {
-    fn load(&self, key: Key) -> BoxFuture<'_, Result<Option<Loaded<String>>, SourceError>> {
-        async move { Ok(key.as_str().strip_prefix("entry:").and_then(|n| n.parse().ok()).map(row)) }
-            .boxed()
-    }
-
-    fn scan(&self) -> BoxStream<'_, Result<(Key, Loaded<String>), SourceError>> {
-        let row = |number| Ok((Key::new(format!("entry:{number}"))?, row(number)));
-        stream::iter((0..ENTRIES).map(row)).boxed()
     }
 }
