@@ -13,6 +13,8 @@ use hydratecache::Key;
 use hydratecache::cache::{Loaded, Source, SourceError};
 use hydratecache_testkit::broker::{Broker, Kind};
 
+pub mod bus;
+
 macro_rules! chapters {
     ($($name:ident)*) => {
         /// The chapters, each with the name of its file and its text.
@@ -28,21 +30,28 @@ macro_rules! chapters {
     };
 }
 
-chapters! { index transports freshness publishing moka versions operating }
+chapters! { index transports freshness publishing moka versions operating testing authors wire moving questions }
 
 /// The blocks of code in this language, chapter by chapter.
 #[must_use]
 pub fn blocks(language: &str) -> Vec<String> {
-    let mut blocks = Vec::new();
-    for (_, text) in CHAPTERS {
-        let mut block = None::<String>;
-        for line in text.lines() {
-            match (line.strip_prefix("```"), &mut block) {
-                (Some(_), Some(_)) => blocks.extend(block.take()),
-                (Some(opened), None) => block = (opened == language).then(String::new),
-                (None, Some(block)) => *block = format!("{block}{line}\n"),
-                (None, None) => {}
-            }
+    CHAPTERS.iter().flat_map(|(name, _)| blocks_of(name, language)).collect()
+}
+
+/// The blocks of code of a chapter in this language.
+///
+/// # Panics
+/// If there is no such chapter.
+#[must_use]
+pub fn blocks_of(chapter: &str, language: &str) -> Vec<String> {
+    let (_, text) = CHAPTERS.iter().find(|(name, _)| *name == chapter).expect("a chapter");
+    let (mut blocks, mut block) = (Vec::new(), None::<String>);
+    for line in text.lines() {
+        match (line.strip_prefix("```"), &mut block) {
+            (Some(_), Some(_)) => blocks.extend(block.take()),
+            (Some(opened), None) => block = (opened == language).then(String::new),
+            (None, Some(block)) => *block = format!("{block}{line}\n"),
+            (None, None) => {}
         }
     }
     blocks
