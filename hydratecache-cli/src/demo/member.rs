@@ -57,7 +57,7 @@ impl<S: Source<City> + Clone> Member<S> {
         source: S,
         rows: u16,
     ) -> anyhow::Result<Self> {
-        let applied = Applied::default();
+        let applied = Applied::new(kind.holds_all());
         let cache = match kind {
             Kind::Moka | Kind::Invalidate => Cache::Moka(hydratecache_moka::builder().build()),
             Kind::Replica => Cache::Replica(Replica::new()),
@@ -204,7 +204,7 @@ async fn hydrate<C: LocalCache<City>>(
     applied: &Applied,
 ) -> hydratecache::Result<Hydration<City>> {
     let mode = if kind.holds_all() { Mode::Hydrate } else { Mode::Invalidate };
-    let cache = Observed { cache, applied: applied.clone(), is_pushed_to: kind.holds_all() };
+    let cache = Observed { cache, observer: applied.clone() };
     channel.hydrate(cache).with_source(source).with_mode(mode).await
 }
 

@@ -1,4 +1,4 @@
-//! A cache that notes when each write of the writer became visible in it.
+//! A cache that tells what changes it.
 
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,43 +9,78 @@ use tokio::time::Instant;
 
 use super::report::Moment;
 
+/// Who is told what changes a cache, right after it did. Not of [`LocalCache::clear`]: nobody in the
+/// demo publishes that.
+pub(super) trait Observer<T>: Send + Sync + 'static {
+    /// `entry` is visible.
+    fn stored(&self, key: &Key, entry: &Entry<T>);
+
+    /// The entry of `key` is gone, because of a message with `version` if it had one.
+    fn removed(&self, key: &Key, version: Option<Version>);
+}
+
 /// The versions that became visible, and when.
-#[derive(Clone, Default)]
-pub(super) struct Applied(Arc<Mutex<Vec<(u64, Moment)>>>);
+#[derive(Clone)]
+pub(super) struct Applied {
+    noted: Arc<Mutex<Vec<(u64, Moment)>>>,
+    /// Whether values come from the writer. Where reads load them they are as old as they are.
+    is_pushed_to: bool,
+}
 
 impl Applied {
+    pub(super) fn new(is_pushed_to: bool) -> Self {
+        Self { noted: Arc::default(), is_pushed_to }
+    }
+
     /// What was noted since the last call.
     pub(super) fn take(&self) -> Vec<(u64, Moment)> {
-        mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        mem::take(&mut self.noted.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn note(&self, version: Option<Version>) {
         if let Some(version) = version {
             let noted = (version.number(), Moment::now());
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(noted);
+            self.noted.lock().unwrap_or_else(PoisonError::into_inner).push(noted);
         }
     }
 }
 
-/// `cache`, with notes of what changes it.
-pub(super) struct Observed<C> {
-    pub(super) cache: C,
-    pub(super) applied: Applied,
-    /// Whether values come from the writer. Where reads load them they are as old as they are.
-    pub(super) is_pushed_to: bool,
+impl<T> Observer<T> for Applied {
+    fn stored(&self, _: &Key, entry: &Entry<T>) {
+        self.note(entry.version().filter(|_| self.is_pushed_to));
+    }
+
+    fn removed(&self, _: &Key, version: Option<Version>) {
+        self.note(version);
+    }
 }
 
-impl<T: Send + Sync + 'static, C: LocalCache<T>> LocalCache<T> for Observed<C> {
+/// `cache`, whose changes `observer` is told of.
+#[derive(Clone)]
+pub(super) struct Observed<C, O> {
+    pub(super) cache: C,
+    pub(super) observer: O,
+}
+
+impl<T, C, O> LocalCache<T> for Observed<C, O>
+where
+    T: Send + Sync + 'static,
+    C: LocalCache<T>,
+    O: Observer<T>,
+{
     async fn put(&self, key: &Key, entry: Entry<T>) -> bool {
-        let version = entry.version();
-        let is_stored = self.cache.put(key, entry).await;
-        self.applied.note(version.filter(|_| is_stored && self.is_pushed_to));
+        let is_stored = self.cache.put(key, entry.clone()).await;
+        if is_stored {
+            self.observer.stored(key, &entry);
+        }
         is_stored
     }
 
     async fn remove(&self, key: &Key, version: Option<Version>) -> bool {
         let is_removed = self.cache.remove(key, version).await;
-        self.applied.note(version.filter(|_| is_removed));
+        if is_removed {
+            self.observer.removed(key, version);
+        }
         is_removed
     }
 
