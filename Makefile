@@ -4,12 +4,13 @@ TRANSPORT ?= memory
 SERVICES := scripts/services.sh
 # In-process the demo builds no C code, so the brokers' clients and their TLS stay out.
 DEMO_FEATURES := $(if $(filter memory,$(TRANSPORT)),--no-default-features,$(if $(filter kafka,$(TRANSPORT)),--features kafka,))
+PAGE_FEATURES := $(DEMO_FEATURES)$(if $(filter memory,$(TRANSPORT)), --features page,)
 
 INSTRUCTIONS := cargo run --quiet --profile instructions -p hydratecache-instructions --
 BASELINE := benches/instructions/baseline.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench instructions instructions-baseline guide soak reconnect sim sim-bugs pgbench study audit fuzz services-up services-down services-status
+.PHONY: help demo page test check bench instructions instructions-baseline guide soak reconnect sim sim-bugs pgbench study audit fuzz services-up services-down services-status
 
 help: ## Lists these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -17,9 +18,12 @@ help: ## Lists these targets
 demo: ## Shows a fleet converge (TRANSPORT=memory, redis, nats, postgres or kafka)
 	cargo run --quiet --release -p hydratecache-cli $(DEMO_FEATURES) -- demo --transport $(TRANSPORT)
 
+page: ## Shows a fleet on a page in the browser, to cut, slow and kill (TRANSPORT as for demo)
+	cargo run --quiet --release -p hydratecache-cli $(PAGE_FEATURES) -- demo --page --transport $(TRANSPORT)
+
 test: ## Starts what it needs and runs every test
 	$(SERVICES) install redis nats postgres kafka
-	scripts/tools.sh psql:postgresql-client pgbouncer:pgbouncer
+	scripts/tools.sh psql:postgresql-client pgbouncer:pgbouncer chromedriver:chromium-driver
 	cargo test --workspace --all-features
 	scripts/golden/check.sh
 	scripts/services/test.sh

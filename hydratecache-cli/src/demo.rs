@@ -9,7 +9,8 @@ mod journal;
 mod member;
 mod memory;
 mod observed;
-
+#[cfg(feature = "page")]
+mod page;
 mod report;
 mod screen;
 mod stage;
@@ -60,10 +61,24 @@ pub(crate) struct Arguments {
     /// Which rows are written, and how; random without it
     #[arg(long, env = "HYDRATECACHE_DEMO_SEED")]
     seed: Option<u64>,
+    /// Show a fleet of twelve on a page in the browser, to cut, slow and kill, until Ctrl-C. Without
+    /// an address at 127.0.0.1:7878; whoever reaches it may press its buttons
+    #[cfg(feature = "page")]
+    #[arg(long, env = "HYDRATECACHE_DEMO_PAGE", value_name = "ADDRESS", num_args = 0..=1,
+        default_missing_value = "127.0.0.1:7878", conflicts_with = "seconds")]
+    page: Option<std::net::SocketAddr>,
 }
 
 /// Runs the demo and returns whether its check succeeded.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    #[cfg(feature = "page")]
+    if let Some(address) = arguments.page {
+        return page::run(arguments, address).await;
+    }
+    crate::until_interrupted(converge(arguments)).await
+}
+
+async fn converge(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let mut screen = Screen::new();
     let cities = cities(arguments.rows)?;
     let database = Database::create(&cities)?;

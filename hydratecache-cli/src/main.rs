@@ -33,7 +33,7 @@ const EXIT_CODES: &str = "Exit codes:
   2    wrong usage
   3    it could not be done, for instance because the broker cannot be reached; stderr says why
   4    `doctor`: it works, with warnings
-  130  interrupted; `tail` ends with 0 then, because that is how it ends";
+  130  interrupted; `tail` and `demo --page` end with 0 then, because that is how they end";
 
 /// Keeps local caches warm across a fleet, and never loses a message silently.
 ///
@@ -101,7 +101,7 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Demo(arguments) => until_interrupted(demo::run(arguments)).await,
+        Command::Demo(arguments) => demo::run(arguments).await,
         #[cfg(feature = "broker")]
         Command::Tail(arguments) => tail::run(arguments).await,
         #[cfg(feature = "broker")]

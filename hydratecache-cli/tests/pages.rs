@@ -141,13 +141,8 @@ async fn hydratecache(line: &Line, arguments: &[&str], redis: &Broker, folder: &
     let elsewhere = arguments.iter().any(|word| word.contains("://") && *word != REDIS);
     let arguments: Vec<&str> =
         arguments.iter().map(|word| if *word == REDIS { redis.url() } else { word }).collect();
-    if arguments[0] == "tail" {
-        let mut tail = Following::start(&arguments, redis.url());
-        tail.is_following().await;
-        tail.interrupt();
-        let ended = tail.ended().await;
-        assert!(ended.status.success(), "{line}: {ended:?}");
-        return;
+    if let ["tail", ..] | ["demo", "--page", ..] = arguments[..] {
+        return ends_by_ctrl_c(line, &arguments, redis).await;
     }
     let mut command = command(&arguments);
     command.env("HYDRATECACHE_TRANSPORT", redis.url()).current_dir(folder).stdin(Stdio::null());
@@ -164,6 +159,20 @@ async fn hydratecache(line: &Line, arguments: &[&str], redis: &Broker, folder: &
         _ => &[0],
     };
     assert!(code.is_some_and(|code| good.contains(&code)), "{line}: {ended:?}");
+}
+
+async fn ends_by_ctrl_c(line: &Line, arguments: &[&str], redis: &Broker) {
+    // Somebody may look at a page at the port that is taken without one.
+    let port = if *arguments == ["demo", "--page"] { Some("127.0.0.1:0") } else { None };
+    let arguments: Vec<&str> = arguments.iter().copied().chain(port).collect();
+    let mut following = Following::start(&arguments, redis.url());
+    match arguments[0] {
+        "demo" => following.shows("the page is at http://").await,
+        _ => following.is_following().await,
+    }
+    following.interrupt();
+    let ended = following.ended().await;
+    assert!(ended.status.success(), "{line}: {ended:?}");
 }
 
 fn is_a_variable_of_ours(line: &Line, arguments: &[&str]) {

@@ -50,7 +50,15 @@ pub(super) struct Broker {
     /// Its name in `scripts/services.sh`.
     service: &'static str,
     /// Connects to the one at a URL.
-    connect: for<'a> fn(&'a str) -> Connecting<'a>,
+    pub(super) connect: for<'a> fn(&'a str) -> Connecting<'a>,
+}
+
+#[cfg(feature = "page")]
+impl Broker {
+    /// Whether clients go on to the address that the broker names itself, past any link to it.
+    pub(super) fn names_its_own_address(self) -> bool {
+        self.service == "kafka"
+    }
 }
 
 type Connecting<'a> = BoxFuture<'a, hydratecache::Result<Arc<dyn Transport>>>;

@@ -85,11 +85,19 @@ pub(super) async fn set_up(arguments: &Arguments, database: &Database) -> anyhow
     if arguments.transport.broker().is_some() {
         return broker::stage(arguments, database).await;
     }
-    if arguments.url.is_some() {
-        let what = "--url is for a broker; leave it out, or name one with --transport\n";
-        return Err(clap::Error::raw(ErrorKind::ArgumentConflict, what).into());
-    }
+    arguments.refuse_url()?;
     memory::stage(database, arguments.rows).await
+}
+
+impl Arguments {
+    /// Without a broker there is no URL to reach it at.
+    pub(super) fn refuse_url(&self) -> anyhow::Result<()> {
+        if self.url.is_some() {
+            let what = "--url is for a broker; leave it out, or name one with --transport\n";
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, what).into());
+        }
+        Ok(())
+    }
 }
 
 impl Outage {

@@ -20,7 +20,7 @@ pub(in crate::demo) struct Server {
 
 impl Server {
     /// Starts one and waits until it answers.
-    pub(super) async fn up(broker: Broker) -> anyhow::Result<Self> {
+    pub(in crate::demo) async fn up(broker: Broker) -> anyhow::Result<Self> {
         if !Path::new(SCRIPT).exists() {
             bail!(
                 "{SCRIPT} is not here: run the demo from the root of the repository, or give the \
@@ -39,7 +39,7 @@ impl Server {
         self.broker
     }
 
-    pub(super) fn url(&self) -> &str {
+    pub(in crate::demo) fn url(&self) -> &str {
         &self.url
     }
 
