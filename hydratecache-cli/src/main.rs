@@ -1,5 +1,9 @@
 //! The `hydratecache` command.
 
+#[cfg(feature = "broker")]
+mod bench;
+#[cfg(feature = "broker")]
+mod client;
 mod completions;
 mod demo;
 #[cfg(feature = "broker")]
@@ -79,6 +83,10 @@ enum Command {
     #[cfg(feature = "broker")]
     #[command(after_help = EXIT_CODES)]
     Snapshot(snapshot::Arguments),
+    /// Measure rate and latency of the library beside the broker's raw client.
+    #[cfg(feature = "broker")]
+    #[command(after_help = EXIT_CODES)]
+    Bench(bench::Arguments),
     /// Print the completions of a shell.
     #[command(after_help = EXIT_CODES)]
     Completions(completions::Arguments),
@@ -116,6 +124,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor(arguments) => until_interrupted(doctor::run(arguments)).await,
         #[cfg(feature = "broker")]
         Command::Snapshot(arguments) => until_interrupted(snapshot::run(arguments)).await,
+        #[cfg(feature = "broker")]
+        Command::Bench(arguments) => until_interrupted(bench::run(arguments)).await,
         Command::Completions(arguments) => completions::run(&arguments),
         #[cfg(feature = "broker")]
         Command::DemoReplica(arguments) => until_interrupted(demo::run_replica(arguments)).await,

@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use hydratecache::link::Trust;
 use tokio::time::timeout;
-use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::{Config, Row};
-use tokio_postgres_rustls::MakeRustlsConnect;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_postgres::Row;
 
 use super::finding::Finding;
 use super::{ANSWER_LIMIT, Arguments};
+use crate::client;
 
 /// How often the library asks its connections for a sign of life.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
@@ -51,28 +48,9 @@ pub(super) async fn inspect(arguments: &Arguments) -> Vec<Finding> {
 }
 
 async fn facts(arguments: &Arguments) -> Option<Facts> {
-    let mut config: Config = arguments.url.expose().parse().ok()?;
-    if config.get_ssl_mode() == SslMode::Prefer {
-        let is_elsewhere = |host: &Host| match host {
-            Host::Tcp(name) => {
-                let address = name.parse::<std::net::IpAddr>();
-                name != "localhost" && !address.is_ok_and(|address| address.is_loopback())
-            }
-            #[cfg(unix)]
-            Host::Unix(_) => false,
-        };
-        let is_remote = config.get_hosts().iter().any(is_elsewhere);
-        config.ssl_mode(if is_remote { SslMode::Require } else { SslMode::Disable });
-    }
-    let trust = match arguments.access.authorities().ok()? {
-        Some(pem) => Trust::only(&pem).ok()?,
-        None if config.get_ssl_mode() == SslMode::Disable => Trust::nobody(),
-        None => Trust::default(),
-    };
-    let tls = MakeRustlsConnect::new(trust.client_if_needed().ok()?);
-    let (client, connection) = config.connect(tls).await.ok()?;
-    let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
-    let row = client.query_one(QUESTION, &[]).await.ok()?;
+    let connecting = client::postgres::connect(&arguments.url, &arguments.access, |_| ());
+    let connected = connecting.await.ok()?;
+    let row = connected.client.query_one(QUESTION, &[]).await.ok()?;
     facts_of(&row)
 }
 

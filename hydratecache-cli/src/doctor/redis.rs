@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use fred::clients::Client;
 use fred::interfaces::ClientLike;
-use fred::types::config::{Config, TlsConnector};
-use fred::types::{Builder, CustomCommand, Value};
-use hydratecache::link::Trust;
+use fred::types::{CustomCommand, Value};
 use tokio::time::timeout;
 
 use super::finding::Finding;
 use super::{ANSWER_LIMIT, Arguments};
+use crate::client;
 
 /// What the library takes by default, with what is around it.
 const LARGEST_MESSAGE_BYTES: u64 = (4 << 20) + 1536;
@@ -32,7 +31,8 @@ struct Facts {
 
 /// Asks the server; nothing if it cannot be reached, which the trial says.
 pub(super) async fn inspect(arguments: &Arguments) -> Vec<Finding> {
-    let Ok(Some(client)) = timeout(ANSWER_LIMIT, connect(arguments)).await else {
+    let connecting = client::redis::connect(&arguments.url, &arguments.access);
+    let Ok(Ok(client)) = timeout(ANSWER_LIMIT, connecting).await else {
         return Vec::new();
     };
     let info = ask(&client, &["INFO"]).await;
@@ -47,23 +47,6 @@ pub(super) async fn inspect(arguments: &Arguments) -> Vec<Finding> {
         setting("proto-max-bulk-len").await.and_then(|bytes| bytes.parse().ok());
     let _ = timeout(Duration::from_secs(1), client.quit()).await;
     judge(&facts)
-}
-
-async fn connect(arguments: &Arguments) -> Option<Client> {
-    let url = arguments.url.expose();
-    let mut config =
-        Config::from_url_centralized(&url.replacen("rediss://", "redis://", 1)).ok()?;
-    if url.starts_with("rediss://") {
-        let trust = match arguments.access.authorities().ok()? {
-            Some(pem) => Trust::only(&pem).ok()?,
-            None => Trust::default(),
-        };
-        let connector: TlsConnector = trust.client().ok()?.into();
-        config.tls = Some(connector.into());
-    }
-    let client = Builder::from_config(config).build().ok()?;
-    client.init().await.ok()?;
-    Some(client)
 }
 
 /// The answer, if it is permitted to ask.
