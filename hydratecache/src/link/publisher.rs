@@ -118,6 +118,11 @@ impl<S: Sender> Publisher<S> {
     /// A dropped future leaks nothing. The batch may still be sent if the future was polled.
     pub async fn publish(self: &Arc<Self>, batch: S::Batch) -> Result<()> {
         let _under_way = self.under_way.token();
+        // From here on a close waits for this one, unless it has begun: then the connection may be
+        // gone already, and a sender would say so instead.
+        if self.closing.is_cancelled() {
+            return Err(self.was_closed());
+        }
         // The first poll decides the order, so Tokio's budget must not turn it into a pause; a
         // loop of publishes that fail at once still has to let others run.
         let answer = unconstrained(self.publish_now(batch)).await;
@@ -219,7 +224,7 @@ impl<S: Sender> Publisher<S> {
     }
 
     fn was_closed(&self) -> Error {
-        let what = "the transport was closed while there was no connection; nothing was sent";
+        let what = "the transport was closed; nothing was sent";
         self.error(ErrorKind::Closed, what)
     }
 
@@ -275,5 +280,38 @@ impl<S: Sender> Waiting<S> {
 impl<S: Sender> Drop for Waiting<S> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Publishes over a connection that has just gone.
+    #[derive(Clone)]
+    struct Gone;
+
+    impl Sender for Gone {
+        type Batch = ();
+
+        async fn send(self, (): ()) -> Result<()> {
+            Err(Error::new(ErrorKind::Unavailable, "the connection ended"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_publish_that_a_close_overtook_is_closed_whatever_its_sender_says() {
+        let peer = Peer { name: "nobody", system: "nobody", address: "nowhere".into() };
+        let publisher = Publisher::kept_by(peer, Duration::from_secs(5), |current| {
+            current.made(Gone);
+            async move {
+                let _current = current;
+                std::future::pending::<()>().await;
+            }
+        });
+        let kind = async || publisher.publish(()).await.map_err(|error| error.kind());
+        assert_eq!(kind().await, Err(ErrorKind::Unavailable));
+        publisher.close().await;
+        assert_eq!(kind().await, Err(ErrorKind::Closed));
     }
 }
