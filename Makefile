@@ -10,7 +10,7 @@ INSTRUCTIONS := cargo run --quiet --profile instructions -p hydratecache-instruc
 BASELINE := benches/instructions/baseline.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo page test check bench instructions instructions-baseline guide soak reconnect sim sim-bugs pgbench study audit fuzz services-up services-down services-status
+.PHONY: help demo example page test check bench instructions instructions-baseline guide soak reconnect sim sim-bugs pgbench study audit fuzz services-up services-down services-status
 
 help: ## Lists these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -20,6 +20,9 @@ demo: ## Shows a fleet converge (TRANSPORT=memory, redis, nats, postgres or kafk
 
 page: ## Shows a fleet on a page in the browser, to cut, slow and kill (TRANSPORT as for demo)
 	cargo run --quiet --release -p hydratecache-cli $(PAGE_FEATURES) -- demo --page --transport $(TRANSPORT)
+
+example: ## Runs one of the programs in examples/, with the broker that it needs (EXAMPLE=axum-moka)
+	scripts/example.sh $(or $(EXAMPLE),axum-moka)
 
 test: ## Starts what it needs and runs every test
 	$(SERVICES) install redis nats postgres kafka

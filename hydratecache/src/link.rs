@@ -8,7 +8,8 @@
 //! and says what is known of a publish whose connection was lost.
 //!
 //! A connection is one life: reconnecting makes a new one, so nothing of an old one can be taken
-//! for the new one's. The crate `hydratecache-redis` is the shortest example.
+//! for the new one's. The shortest example is `examples/custom-transport` in the repository, which
+//! comes with a small broker of its own.
 
 mod backoff;
 mod connection;
