@@ -10,7 +10,7 @@ INSTRUCTIONS := cargo run --quiet --profile instructions -p hydratecache-instruc
 BASELINE := benches/instructions/baseline.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example page test check bench instructions instructions-baseline guide soak reconnect sim sim-bugs pgbench study audit fuzz services-up services-down services-status
+.PHONY: help demo example page test check bench bench-micro benchmarks instructions instructions-baseline guide soak reconnect sim sim-bugs pgbench study audit fuzz services-up services-down services-status
 
 help: ## Lists these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -44,6 +44,14 @@ guide: ## Renders docs/guide as a book in target/guide
 bench: ## Prints every figure beside the raw client's (BENCH="--only redis_publish_512")
 	cargo build --quiet --release -p hydratecache-bench
 	cargo run --quiet --release -p hydratecache-bench --bin bench -- $(BENCH)
+
+benchmarks: ## Adds every figure to docs/benchmarks, with plots (some seven minutes; BENCH="--only NAME" for one)
+	$(SERVICES) install redis nats postgres kafka
+	cargo build --quiet --release -p hydratecache-bench
+	cargo run --quiet --release -p hydratecache-bench --bin bench -- --write docs/benchmarks $(BENCH)
+
+bench-micro: ## Times envelope, codec, tracker and caches with criterion (MICRO=decode for those with that in their names)
+	cargo bench --quiet -p hydratecache-bench -- $(MICRO)
 
 instructions: ## Counts the instructions of the hot paths, and fails unless each is within 3 % of the baseline
 	scripts/tools.sh valgrind:valgrind

@@ -10,6 +10,7 @@ pub mod figures;
 pub mod in_process;
 pub mod options;
 pub mod raw;
+pub mod record;
 pub mod report;
 pub mod rounds;
 pub mod server;

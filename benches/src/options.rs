@@ -1,6 +1,7 @@
 //! What a run is asked for, and what its figures share.
 
 use std::cell::OnceCell;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -24,6 +25,10 @@ pub struct Options {
     /// One JSON object a line.
     #[arg(long)]
     pub json: bool,
+    /// Adds the figures to the record in this folder: figures.csv, figures.md and plots. Those that are
+    /// not measured stay as they are.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "quick")]
+    pub write: Option<PathBuf>,
 }
 
 /// What figures need: how to measure, where to run, and the servers.
@@ -99,6 +104,16 @@ impl Bench {
     /// As [`Server::find`].
     pub fn kafka(&self) -> Result<&Server> {
         self.server(&self.kafka, KAFKA)
+    }
+
+    /// The brokers that were used so far, with their versions.
+    ///
+    /// # Errors
+    /// If one does not answer.
+    pub fn brokers(&self) -> Result<Vec<String>> {
+        let servers = [&self.redis, &self.nats, &self.postgres, &self.kafka];
+        let servers = servers.into_iter().filter_map(OnceCell::get);
+        servers.map(|server| self.runtime.block_on(server.version())).collect()
     }
 
     fn server<'a>(&self, found: &'a OnceCell<Server>, service: Service) -> Result<&'a Server> {

@@ -4,23 +4,23 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rounds::Rounds;
+use crate::rounds::{Rounds, Spread};
 
 /// One measured figure.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Figure {
     /// What was measured.
     pub name: String,
-    /// Our value: the median of the rounds.
-    pub ours: f64,
-    /// The raw client's value, where there is one to compare with.
-    pub raw: Option<f64>,
+    /// Our values in the rounds.
+    pub ours: Spread,
+    /// The raw client's, where there is one to compare with.
+    pub raw: Option<Spread>,
     /// The unit of both.
     pub unit: String,
-    /// The median of the ratios of paired rounds.
-    pub ratio: Option<f64>,
-    /// The smallest and the largest ratio of a round.
-    pub spread: Option<(f64, f64)>,
+    /// The ratios of paired rounds.
+    pub ratio: Option<Spread>,
+    /// What the ratio says.
+    pub ratio_is: Ratio,
     /// How many rounds there were.
     pub rounds: usize,
     /// What is to be reached.
@@ -48,7 +48,8 @@ pub enum Goal {
 }
 
 /// What a ratio says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Ratio {
     /// Ours as a part of raw.
     OursToRaw,
@@ -60,25 +61,37 @@ impl Figure {
     /// A figure measured in paired rounds.
     #[must_use]
     pub fn of_rounds(name: &str, unit: &str, rounds: &Rounds, ratio: Ratio) -> Self {
-        let ratios = rounds.ratios(ratio);
         Self {
-            ratio: Some(ratios.median),
-            spread: Some((ratios.least, ratios.most)),
+            raw: Some(rounds.raw()),
+            ratio: Some(rounds.ratios(ratio)),
+            ratio_is: ratio,
             rounds: rounds.len(),
-            ..Self::of_values(name, unit, rounds.ours(), Some(rounds.raw()))
+            ..Self::alone(name, unit, rounds.ours())
         }
+    }
+
+    /// A figure that was measured in `values.len()` rounds, with nothing to compare it with.
+    #[must_use]
+    pub fn of_ours(name: &str, unit: &str, values: &[f64]) -> Self {
+        let ours = Spread::of(values.iter().copied());
+        Self { rounds: values.len(), ..Self::alone(name, unit, ours) }
     }
 
     /// A figure that is the same in every round.
     #[must_use]
     pub fn of_values(name: &str, unit: &str, ours: f64, raw: Option<f64>) -> Self {
+        let ratio = raw.filter(|raw| *raw > 0.0).map(|raw| Spread::at(ours / raw));
+        Self { raw: raw.map(Spread::at), ratio, ..Self::alone(name, unit, Spread::at(ours)) }
+    }
+
+    fn alone(name: &str, unit: &str, ours: Spread) -> Self {
         Self {
             name: name.to_owned(),
             ours,
-            raw,
+            raw: None,
             unit: unit.to_owned(),
-            ratio: raw.filter(|raw| *raw > 0.0).map(|raw| ours / raw),
-            spread: None,
+            ratio: None,
+            ratio_is: Ratio::OursToRaw,
             rounds: 1,
             goal: Goal::None,
             broken: Vec::new(),
@@ -118,10 +131,10 @@ impl Goal {
     fn is_reached(self, figure: &Figure) -> bool {
         match self {
             Self::None => true,
-            Self::RatioAtLeast(least) => figure.ratio.is_some_and(|ratio| ratio >= least),
-            Self::RatioAtMost(most) => figure.ratio.is_some_and(|ratio| ratio <= most),
-            Self::OursAtLeast(least) => figure.ours >= least,
-            Self::OursAtMost(most) => figure.ours <= most,
+            Self::RatioAtLeast(least) => figure.ratio.is_some_and(|ratio| ratio.median >= least),
+            Self::RatioAtMost(most) => figure.ratio.is_some_and(|ratio| ratio.median <= most),
+            Self::OursAtLeast(least) => figure.ours.median >= least,
+            Self::OursAtMost(most) => figure.ours.median <= most,
         }
     }
 
@@ -135,7 +148,20 @@ impl Goal {
         }
     }
 
-    fn words(self) -> Option<String> {
+    /// The value of ours that reaches it, beside a raw client that gave `raw`.
+    pub(crate) fn for_ours(self, raw: Option<Spread>, ratio: Ratio) -> Option<f64> {
+        match self {
+            Self::None => None,
+            Self::OursAtLeast(value) | Self::OursAtMost(value) => Some(value),
+            Self::RatioAtLeast(part) | Self::RatioAtMost(part) => {
+                let raw = raw?.median;
+                Some(if ratio == Ratio::OursToRaw { raw * part } else { raw / part })
+            }
+        }
+    }
+
+    /// What it asks for, for people.
+    pub(crate) fn words(self) -> Option<String> {
         let (of, bound) = match self {
             Self::None => return None,
             Self::RatioAtLeast(_) => ("ratio", "at least"),
@@ -143,7 +169,7 @@ impl Goal {
             Self::OursAtLeast(_) => ("ours", "at least"),
             Self::OursAtMost(_) => ("ours", "at most"),
         };
-        Some(format!("goal: {of} {bound} {}", self.value()))
+        Some(format!("{of} {bound} {}", self.value()))
     }
 }
 
@@ -151,10 +177,11 @@ impl Goal {
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, unit, .. } = self;
-        let raw = self.raw.map_or_else(|| "-".to_owned(), |raw| format!("{} {unit}", number(raw)));
-        let ratio = self.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.3}"));
+        let none = || "-".to_owned();
+        let raw = self.raw.map_or_else(none, |raw| format!("{} {unit}", number(raw.median)));
+        let ratio = self.ratio.map_or_else(none, |ratio| format!("{:.3}", ratio.median));
         let outcome = if self.is_ok() { "ok" } else { "short" };
-        let (ours, goal) = (number(self.ours), self.goal.value());
+        let (ours, goal) = (number(self.ours.median), self.goal.value());
         writeln!(
             f,
             "bench: {name} ours={ours} {unit} raw={raw} ratio={ratio} goal={goal} {outcome}"
@@ -165,16 +192,26 @@ impl fmt::Display for Figure {
 
 impl Figure {
     fn details(&self) -> Vec<String> {
-        let spread = self
-            .spread
-            .map(|(least, most)| format!("ratios {least:.3}..{most:.3} in {} rounds", self.rounds));
+        let (what, spread) = match self.ratio {
+            Some(ratio) => ("ratios", ratio),
+            None => ("values", self.ours),
+        };
+        let Spread { least, most, .. } = spread;
+        let spread = (self.rounds > 1)
+            .then(|| format!("{what} {least:.3}..{most:.3} in {} rounds", self.rounds));
         let note = Some(self.note.clone()).filter(|note| !note.is_empty());
         let broken = self.broken.iter().map(|what| format!("NOT: {what}"));
-        spread.into_iter().chain(self.goal.words()).chain(broken).chain(note).collect()
+        spread
+            .into_iter()
+            .chain(self.goal.words().map(|words| format!("goal: {words}")))
+            .chain(broken)
+            .chain(note)
+            .collect()
     }
 }
 
-fn number(value: f64) -> String {
+/// As many digits as matter.
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
         size if size < 10.0 => format!("{value:.2}"),

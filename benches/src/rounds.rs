@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 
 use crate::report::Ratio;
 
@@ -21,9 +22,9 @@ pub struct Rounds {
     pairs: Vec<(f64, f64)>,
 }
 
-/// Several ratios in three numbers.
-#[derive(Debug, Clone, Copy)]
-pub struct Ratios {
+/// Several values in three numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
     /// The one in the middle.
     pub median: f64,
     /// The smallest.
@@ -69,31 +70,49 @@ impl Rounds {
         self.pairs.is_empty()
     }
 
-    /// Our median.
+    /// Our values.
     #[must_use]
-    pub fn ours(&self) -> f64 {
-        median(self.pairs.iter().map(|(ours, _)| *ours))
+    pub fn ours(&self) -> Spread {
+        Spread::of(self.pairs.iter().map(|(ours, _)| *ours))
     }
 
-    /// The raw client's median.
+    /// The raw client's values.
     #[must_use]
-    pub fn raw(&self) -> f64 {
-        median(self.pairs.iter().map(|(_, raw)| *raw))
+    pub fn raw(&self) -> Spread {
+        Spread::of(self.pairs.iter().map(|(_, raw)| *raw))
     }
 
     /// The ratios of the pairs.
     #[must_use]
-    pub fn ratios(&self, ratio: Ratio) -> Ratios {
-        let of_pair = |(ours, raw): &(f64, f64)| match ratio {
+    pub fn ratios(&self, ratio: Ratio) -> Spread {
+        Spread::of(self.pairs.iter().map(|(ours, raw)| match ratio {
             Ratio::OursToRaw => ours / raw,
             Ratio::SpeedUp => raw / ours,
-        };
-        let ratios = || self.pairs.iter().map(of_pair);
-        Ratios {
-            median: median(ratios()),
-            least: ratios().fold(f64::INFINITY, f64::min),
-            most: ratios().fold(f64::NEG_INFINITY, f64::max),
+        }))
+    }
+}
+
+impl Spread {
+    /// Of `values`.
+    pub fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
+        Self {
+            median: median(values.clone()),
+            least: values.clone().fold(f64::INFINITY, f64::min),
+            most: values.fold(f64::NEG_INFINITY, f64::max),
         }
+    }
+
+    /// Of one value.
+    #[must_use]
+    pub fn at(value: f64) -> Self {
+        Self { median: value, least: value, most: value }
+    }
+
+    /// All of it, as a part of `whole`.
+    #[must_use]
+    pub fn over(self, whole: f64) -> Self {
+        let Self { median, least, most } = self;
+        Self { median: median / whole, least: least / whole, most: most / whole }
     }
 }
 

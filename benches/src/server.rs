@@ -4,8 +4,12 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
+use fred::interfaces::ClientLike;
+use fred::types::InfoKind;
 use hydratecache_testkit::broker::{Broker, Kind};
 use url::Url;
+
+use crate::raw;
 
 /// What a server runs, and how one is named.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +64,7 @@ pub struct Server {
     service: Service,
     url: Url,
     /// Ours ends with this.
-    _own: Option<Broker>,
+    own: Option<Broker>,
 }
 
 impl Server {
@@ -84,13 +88,50 @@ impl Server {
             "the benches need a {name} server without TLS: {variable} begins with {}://",
             schemes[0]
         );
-        Ok(Self { service, url, _own: own })
+        Ok(Self { service, url, own })
     }
 
     /// Where clients connect.
     #[must_use]
     pub fn url(&self) -> &str {
         self.url.as_str()
+    }
+
+    /// Its name and version, as it says itself.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn version(&self) -> Result<String> {
+        let name = self.service.name;
+        let version = match self.service.kind {
+            Kind::Redis => {
+                let info: String =
+                    raw::redis::client(self.url()).await?.info(Some(InfoKind::Server)).await?;
+                let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+                version.map(str::to_owned)
+            }
+            Kind::Nats => Some(raw::nats::client(self.url()).await?.server_info().version),
+            Kind::Postgres => {
+                let client = raw::postgres::client(self.url(), || ()).await?;
+                let version: String = client.query_one("SHOW server_version", &[]).await?.get(0);
+                version.split(' ').next().map(str::to_owned)
+            }
+            Kind::Kafka => self.version_of_its_jars().await,
+            _ => None,
+        };
+        Ok(format!("{name} {}", version.as_deref().unwrap_or("of an unknown version")))
+    }
+
+    /// Kafka tells nobody, but its class path does.
+    async fn version_of_its_jars(&self) -> Option<String> {
+        let process = self.own.as_ref()?.pid().await.ok()?;
+        let command = std::fs::read(format!("/proc/{process}/cmdline")).ok()?;
+        let command = String::from_utf8_lossy(&command);
+        let mut rest = command.split("kafka-").skip(1);
+        rest.find(|rest| rest.starts_with(|first: char| first.is_ascii_digit())).map(|rest| {
+            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+            rest[..end].trim_end_matches('.').to_owned()
+        })
     }
 
     /// `host:port`.

@@ -11,7 +11,6 @@ use tokio::time::{sleep, timeout};
 
 use crate::options::Bench;
 use crate::report::{Figure, Goal};
-use crate::rounds::median;
 
 pub(super) const NAMES: &[&str] = &["redis_replay_1000", "redis_tail_loss"];
 
@@ -29,17 +28,19 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>> {
         replays.push(bench.run(replay(url.clone(), round))?);
         noticed.push(bench.run(tail_loss(url.clone(), round))?);
     }
-    let median = |values: Vec<Duration>| median(values.iter().map(Duration::as_secs_f64));
-    let replay = Figure::of_values(NAMES[0], "ms", median(replays) * 1e3, None);
-    let beats = median(noticed) / HEARTBEAT.as_secs_f64();
-    let tail_loss = Figure::of_values(NAMES[1], "heartbeats", beats, None);
+    let in_units = |times: Vec<Duration>, unit: Duration| -> Vec<f64> {
+        times.iter().map(|time| time.as_secs_f64() / unit.as_secs_f64()).collect()
+    };
+    let replays = in_units(replays, Duration::from_millis(1));
+    let replay = Figure::of_ours(NAMES[0], "ms", &replays);
+    let tail_loss = Figure::of_ours(NAMES[1], "heartbeats", &in_units(noticed, HEARTBEAT));
     Ok(vec![
         replay.with_goal(Goal::OursAtMost(100.0)).with_note(format!(
-            "the median of {rounds}: from the gap that {LOST} lost messages of {VALUE_BYTES} bytes are \
+            "from the gap that {LOST} lost messages of {VALUE_BYTES} bytes are \
              until the replica has all of them"
         )),
         tail_loss.with_goal(Goal::OursAtMost(1.2)).with_note(format!(
-            "the median of {rounds}: from the last publish, which is lost, until the replica tells the \
+            "from the last publish, which is lost, until the replica tells the \
              gap; a heartbeat is sent after {HEARTBEAT:?}"
         )),
     ])
