@@ -18,6 +18,8 @@ mod verdict;
 mod writer;
 
 use std::collections::HashSet;
+#[cfg(feature = "metrics")]
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,10 +69,17 @@ pub(crate) struct Arguments {
     #[arg(long, env = "HYDRATECACHE_DEMO_PAGE", value_name = "ADDRESS", num_args = 0..=1,
         default_missing_value = "127.0.0.1:7878", conflicts_with = "seconds")]
     page: Option<std::net::SocketAddr>,
+    /// Where Prometheus may read metrics, such as 127.0.0.1:9464. Over a broker the replicas are
+    /// processes of their own, at the next three ports
+    #[cfg(feature = "metrics")]
+    #[arg(long, env = "HYDRATECACHE_DEMO_METRICS", value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
 }
 
 /// Runs the demo and returns whether its check succeeded.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    #[cfg(feature = "metrics")]
+    let _serving = crate::metrics::serve(arguments.metrics).await?;
     #[cfg(feature = "page")]
     if let Some(address) = arguments.page {
         return page::run(arguments, address).await;

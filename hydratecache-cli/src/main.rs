@@ -10,6 +10,8 @@ mod demo;
 mod doctor;
 #[cfg(feature = "broker")]
 mod lines;
+#[cfg(feature = "metrics")]
+mod metrics;
 #[cfg(feature = "broker")]
 mod payload;
 #[cfg(feature = "broker")]

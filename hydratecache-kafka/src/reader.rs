@@ -354,7 +354,7 @@ impl Reading {
         }
         tracing::info!(
             messaging.system = "kafka",
-            topic = route.name,
+            messaging.destination.name = route.name,
             partitions,
             "new partitions"
         );
@@ -396,7 +396,7 @@ impl Reading {
         let Some(route) = self.routes.get_mut(topic) else { return };
         tracing::warn!(
             messaging.system = "kafka",
-            topic = route.name,
+            messaging.destination.name = route.name,
             "made anew; read from its beginning"
         );
         route.made_anew();
@@ -418,8 +418,8 @@ impl Reading {
             // Retention overtook it, or it was truncated.
             tracing::warn!(
                 messaging.system = "kafka",
-                topic = route.name,
-                partition,
+                messaging.destination.name = route.name,
+                messaging.destination.partition.id = %partition,
                 "what comes next is gone; read from the beginning"
             );
             route.lack();
@@ -460,8 +460,8 @@ impl Reading {
     fn stray(&self, name: &str, partition: i32) {
         tracing::error!(
             messaging.system = "kafka",
-            name,
-            partition,
+            messaging.destination.name = name,
+            messaging.destination.partition.id = %partition,
             "a record in the common queue"
         );
         if let Some(route) = self.routes.values().find(|route| route.name == name) {
@@ -549,7 +549,7 @@ impl Reading {
                 self.lose(topic, Lost::Missing, &from_code(Attempt::Read, place, code));
             }
             _ => {
-                tracing::debug!(messaging.system = "kafka", topic = route.name, %code, "not fetched");
+                tracing::debug!(messaging.system = "kafka", messaging.destination.name = route.name, %code, "not fetched");
             }
         }
     }

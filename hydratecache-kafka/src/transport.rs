@@ -170,7 +170,8 @@ impl Inner {
     }
 
     fn limits(&self) -> Limits {
-        let mut limits = Limits::new(self.config.max_payload_bytes, FenceScope::Partitions);
+        let mut limits =
+            Limits::new(self.config.max_payload_bytes, FenceScope::Partitions).with_system("kafka");
         limits.durable = true;
         limits.native_headers = true;
         limits

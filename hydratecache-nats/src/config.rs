@@ -206,8 +206,11 @@ impl NatsConfig {
         self.options.clone()
     }
 
+    /// The broker in metrics and traces.
+    pub(crate) const SYSTEM: &str = "nats";
+
     pub(crate) fn peer(&self) -> Peer {
-        Peer { name: "NATS", system: "nats", address: self.address.clone() }
+        Peer { name: "NATS", system: Self::SYSTEM, address: self.address.clone() }
     }
 
     /// The limits of the link.

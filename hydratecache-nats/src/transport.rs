@@ -74,6 +74,7 @@ impl NatsTransport {
 impl Inner {
     fn limits(&self) -> Limits {
         Limits::new(self.config.max_payload_bytes(), FenceScope::Server)
+            .with_system(NatsConfig::SYSTEM)
     }
 
     fn encode(&self, topic: &Topic, batch: &[Message]) -> Result<Batch> {

@@ -105,8 +105,11 @@ impl PostgresConfig {
         PostgresTransport::open(self).await
     }
 
+    /// The broker in metrics and traces.
+    pub(crate) const SYSTEM: &str = "postgresql";
+
     pub(crate) fn peer(&self) -> Peer {
-        Peer { name: "PostgreSQL", system: "postgresql", address: self.address.clone() }
+        Peer { name: "PostgreSQL", system: Self::SYSTEM, address: self.address.clone() }
     }
 
     /// The limits of the link.

@@ -57,6 +57,7 @@ impl Inner {
     fn limits(&self) -> Limits {
         Limits::new(self.config.max_payload_bytes, FenceScope::Database)
             .with_batch_messages(BATCH_MESSAGES)
+            .with_system(PostgresConfig::SYSTEM)
     }
 }
 

@@ -104,8 +104,11 @@ impl RedisConfig {
         RedisTransport::open(self, None).await
     }
 
+    /// The broker in metrics and traces.
+    pub(crate) const SYSTEM: &str = "redis";
+
     pub(crate) fn peer(&self) -> Peer {
-        Peer { name: "Redis", system: "redis", address: self.address.clone() }
+        Peer { name: "Redis", system: Self::SYSTEM, address: self.address.clone() }
     }
 
     /// The limits of the link.

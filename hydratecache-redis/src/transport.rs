@@ -86,6 +86,7 @@ impl Inner {
     fn limits(&self) -> Limits {
         Limits::new(self.config.max_payload_bytes, FenceScope::Server)
             .with_batch_messages(BATCH_MESSAGES)
+            .with_system(RedisConfig::SYSTEM)
     }
 
     fn encode(&self, topic: &Topic, batch: &[Message]) -> Result<Batch> {

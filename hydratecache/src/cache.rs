@@ -21,6 +21,8 @@
 //! ```
 
 mod deadline;
+#[cfg(feature = "metrics")]
+mod exposure;
 mod fences;
 mod freshness;
 mod heads;

@@ -3,13 +3,13 @@
 mod applied;
 mod draft;
 mod event;
+mod stats;
 mod write;
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::stream::FuturesOrdered;
@@ -21,12 +21,17 @@ use tokio_util::task::AbortOnDropHandle;
 pub use applied::{AppliedBy, ReplicaId};
 pub use draft::Draft;
 pub use event::{Change, Event, Update, Updates};
+pub use stats::ChannelStats;
 pub use write::Write;
+
+use stats::Counters;
 
 use crate::cache::{Hydrate, LocalCache};
 use crate::codec::{Cbor, Codec};
+use crate::count::Labels;
 use crate::message::ContentType;
 use crate::publisher::{Heartbeats, Lane, MAX_BATCH_BYTES, Publish};
+use crate::trace::Destination;
 use crate::transport::{Signal, Transport};
 use crate::version::HybridClock;
 use crate::wire::{Rejection, RejectionReason};
@@ -59,30 +64,6 @@ pub(crate) struct Inner<T> {
     pub(crate) clock: Arc<HybridClock>,
     pub(crate) lane: Lane,
     counters: Counters,
-}
-
-#[derive(Default)]
-struct Counters {
-    received: AtomicU64,
-    rejected: AtomicU64,
-}
-
-/// What a channel has done so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct ChannelStats {
-    /// Messages that the broker has.
-    pub published: u64,
-    /// Messages whose publish failed or is of unknown outcome.
-    pub failed: u64,
-    /// Batches that the transport was given; `published / batches` is how well batching works.
-    pub batches: u64,
-    /// Messages that were published again for those who missed them.
-    pub replayed: u64,
-    /// Messages that all subscriptions of this channel received.
-    pub received: u64,
-    /// Messages that arrived and could not be used.
-    pub rejected: u64,
 }
 
 impl<T: Send + Sync + 'static> Channel<T> {
@@ -269,7 +250,9 @@ impl<T: Send + Sync + 'static> Channel<T> {
     {
         let mut updates = self.subscribe().await?;
         while let Some(event) = updates.next().await {
-            handle(event).await;
+            let processing = updates.processing();
+            let handling = processing.run(|| handle(event));
+            processing.over(handling).await;
         }
         Ok(())
     }
@@ -314,8 +297,8 @@ impl<T: Send + Sync + 'static> Channel<T> {
             failed: lane.failed,
             batches: lane.batches,
             replayed: lane.replayed,
-            received: self.0.counters.received.load(Ordering::Relaxed),
-            rejected: self.0.counters.rejected.load(Ordering::Relaxed),
+            received: self.0.counters.received.count(),
+            rejected: self.0.counters.rejected.count(),
         }
     }
 }
@@ -370,6 +353,21 @@ impl<T: 'static> Inner<T> {
         }
     }
 
+    /// The broker, as metrics and traces name it.
+    pub(crate) fn system(&self) -> &'static str {
+        self.transport.limits().system
+    }
+
+    /// Where messages come from, as traces name it.
+    pub(crate) fn destination(&self) -> Destination<'_> {
+        Destination { system: self.system(), topic: &self.topic }
+    }
+
+    /// What metrics of this channel are labelled with.
+    pub(crate) fn labels(&self) -> Labels {
+        Labels::new(&self.topic, &*self.transport)
+    }
+
     /// Where versions come from.
     pub(crate) fn domain(&self) -> VersionDomain {
         self.domain
@@ -403,7 +401,7 @@ impl<T: 'static> Inner<T> {
     /// A foreign publisher may send no version. Where the clock gives versions, such a message is
     /// ordered by its arrival.
     pub(crate) fn accept(&self, message: &Message) -> Result<Version, Rejection> {
-        self.counters.received.fetch_add(1, Ordering::Relaxed);
+        self.counters.received.increment();
         let reject = |reason| {
             let rejection = Rejection::new(reason).with_key(message.key().cloned());
             self.count(rejection.with_sender(message.origin(), message.sequence()))
@@ -415,8 +413,11 @@ impl<T: 'static> Inner<T> {
                 return Err(reject(RejectionReason::WrongVersionDomain { expected: self.domain }));
             }
         };
-        if self.domain == VersionDomain::Clock && !self.clock.hear(version.number()) {
-            return Err(reject(RejectionReason::VersionFromTheFuture));
+        if self.domain == VersionDomain::Clock {
+            let Some(under_way) = self.clock.hear(version.number()) else {
+                return Err(reject(RejectionReason::VersionFromTheFuture));
+            };
+            self.counters.propagation.record(under_way);
         }
         Ok(version)
     }
@@ -445,8 +446,9 @@ impl<T: 'static> Inner<T> {
 
     /// Counts a rejection, and says it where an operator looks.
     pub(crate) fn count(&self, rejection: Rejection) -> Rejection {
-        self.counters.rejected.fetch_add(1, Ordering::Relaxed);
+        self.counters.rejected.increment();
         tracing::warn!(
+            messaging.system = self.system(),
             messaging.destination.name = %self.topic,
             reason = %rejection.reason(),
             "rejected a message"
@@ -552,6 +554,7 @@ impl<T> ChannelBuilder<T> {
         let origin = self.origin.unwrap_or_else(Origin::random);
         let (lane_transport, lane_clock) = (transport.clone(), clock.clone());
         let replay_bytes = self.replay_bytes;
+        let counters = Counters::new(&Labels::new(&topic, &transport));
         let lane =
             Lane::new(lane_transport, topic.clone(), origin, lane_clock, heartbeats, replay_bytes);
         Ok(Channel(Arc::new(Inner {
@@ -561,7 +564,7 @@ impl<T> ChannelBuilder<T> {
             domain: self.domain,
             clock,
             lane,
-            counters: Counters::default(),
+            counters,
         })))
     }
 }

@@ -257,7 +257,7 @@ impl Listener {
 
 impl Transport for MemoryTransport {
     fn limits(&self) -> Limits {
-        Limits::new(Self::MAX_PAYLOAD_BYTES, FenceScope::Process)
+        Limits::new(Self::MAX_PAYLOAD_BYTES, FenceScope::Process).with_system("memory")
     }
 
     fn publish(&self, topic: Topic, batch: Vec<Message>) -> BoxFuture<'_, Result<()>> {

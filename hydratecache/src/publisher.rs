@@ -14,13 +14,14 @@ mod flight;
 mod pulse;
 mod replay;
 mod ring;
+mod stats;
 
 use std::fmt;
 use std::future::Future;
 use std::mem;
 use std::num::NonZeroU64;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -29,7 +30,9 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::count::{Labels, Stopwatch};
 use crate::message::{self, Dating, Position};
+use crate::trace::{self, Destination, Sending};
 use crate::transport::Transport;
 use crate::version::HybridClock;
 use crate::{Error, ErrorKind, Kind, Message, Origin, Positions, Request, Result, Topic, Version};
@@ -37,6 +40,7 @@ use flight::{Flight, Waiters, WeakFlight};
 use pulse::Pulse;
 use replay::{Outcome, Replayer};
 use ring::Ring;
+use stats::{Counters, LaneStats};
 
 /// What a publish returns: which message the broker now has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,23 +66,6 @@ impl Heartbeats {
     /// [`with_heartbeats`](crate::channel::ChannelBuilder::with_heartbeats).
     pub(crate) const DEFAULT: Self =
         Self { first: Duration::from_secs(5), longest: Duration::from_secs(300) };
-}
-
-/// What a lane has done so far, in messages and batches.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LaneStats {
-    pub(crate) published: u64,
-    pub(crate) failed: u64,
-    pub(crate) batches: u64,
-    pub(crate) replayed: u64,
-}
-
-#[derive(Default)]
-struct Counters {
-    replayed: AtomicU64,
-    published: AtomicU64,
-    failed: AtomicU64,
-    batches: AtomicU64,
 }
 
 /// A batch that holds so many bytes departs: what large values cost is not the round trip, and one
@@ -109,6 +96,8 @@ struct Inner {
     /// When the origin began.
     began: Instant,
     heartbeats: Heartbeats,
+    /// The broker, as traces name it.
+    system: &'static str,
     /// A batch of so many messages departs.
     batch_messages: usize,
     pulse: Pulse,
@@ -211,6 +200,7 @@ impl Lane {
         replay_bytes: usize,
     ) -> Self {
         let limits = transport.limits();
+        let counters = Counters::new(&Labels::new(&topic, &*transport));
         let batch_messages = limits.batch_messages;
         // Of what the broker keeps itself, nobody asks for a replay.
         let replay_bytes = if limits.durable { 0 } else { replay_bytes };
@@ -221,12 +211,13 @@ impl Lane {
             clock,
             began: Instant::now(),
             heartbeats,
+            system: limits.system,
             batch_messages,
             pulse: Pulse::default(),
             replayer: Replayer::default(),
             listeners: AtomicUsize::new(0),
             ring: Mutex::new(Ring::new(replay_bytes, Instant::now())),
-            counters: Counters::default(),
+            counters,
             order: Mutex::new(Order {
                 last_sequence: 0,
                 last_publish: Instant::now(),
@@ -241,25 +232,27 @@ impl Lane {
     }
 
     pub(crate) fn stats(&self) -> LaneStats {
-        let Counters { published, failed, batches, replayed } = &self.0.counters;
-        let [published, failed, batches, replayed] =
-            [published, failed, batches, replayed].map(|counter| counter.load(Ordering::Relaxed));
-        LaneStats { published, failed, batches, replayed }
+        self.0.counters.stats()
     }
 
     /// A future that publishes `message`, alone or with others.
     pub(crate) fn publish(&self, message: Message) -> Publish {
-        Publish(Stage::New { lane: self.0.clone(), message })
+        Publish::of(Stage::New { lane: self.0.clone(), message })
     }
 
     /// Sends `batch` as it is, in order behind all that was sent before. The batch is on its way
     /// when this returns; the future waits for the answer.
     pub(crate) fn publish_batch(
         &self,
-        batch: Vec<Message>,
+        mut batch: Vec<Message>,
     ) -> impl Future<Output = Result<()>> + Send + 'static {
+        let sendings = Sending::begin_all(&mut batch, self.0.destination());
         let flight = self.0.launch(&mut lock(&self.0.order), batch, Arc::default());
-        async move { flight.await.map(drop) }
+        async move {
+            let answer = flight.await.map(drop);
+            trace::end_all(sendings, answer.as_ref().map(drop));
+            answer
+        }
     }
 
     /// Sends `request`, as soon as it is polled.
@@ -339,11 +332,13 @@ impl Inner {
         let has_data = batch.iter().any(|message| message.kind.is_write());
         let kept = (has_data && self.listeners.load(Ordering::Relaxed) > 0)
             .then(|| Outcome::of(self.clone(), sent.first_sequence, &batch));
-        self.counters.batches.fetch_add(1, Ordering::Relaxed);
+        self.counters.batches.increment();
         let answer = async move {
+            let Counters { published, failed, seconds, .. } = &lane.counters;
+            let begun = Stopwatch::start();
             let answer = lane.transport.publish(topic, batch).await;
-            let Counters { published, failed, .. } = &lane.counters;
-            if answer.is_ok() { published } else { failed }.fetch_add(count, Ordering::Relaxed);
+            seconds.stop(begun);
+            if answer.is_ok() { published } else { failed }.add(count);
             if let Some(kept) = kept {
                 kept.known(answer.as_ref().err());
             }
@@ -359,6 +354,11 @@ impl Inner {
             gathering.under_way.push(flight.downgrade());
         }
         flight
+    }
+
+    /// Where messages go to, as traces name it.
+    fn destination(&self) -> Destination<'_> {
+        Destination { system: self.system, topic: &self.topic }
     }
 
     /// Hands over messages that have their numbers, behind all that was sent before. A heartbeat among
@@ -535,7 +535,11 @@ struct Joined {
 /// it is taken back if its batch is still gathering; if every publish of its batch is dropped, so
 /// is the transport's future, as [`Transport::publish`] describes.
 #[must_use = "a publish does nothing until it is awaited"]
-pub struct Publish(Stage);
+pub struct Publish {
+    stage: Stage,
+    /// From its first poll on.
+    sending: Option<Sending>,
+}
 
 enum Stage {
     /// Not begun.
@@ -575,7 +579,11 @@ impl Place {
 impl Publish {
     /// A publish that was refused before any I/O.
     pub(crate) fn refused(error: Error) -> Self {
-        Self(Stage::Refused(Some(error)))
+        Self::of(Stage::Refused(Some(error)))
+    }
+
+    fn of(stage: Stage) -> Self {
+        Self { stage, sending: None }
     }
 }
 
@@ -583,45 +591,53 @@ impl Future for Publish {
     type Output = Result<Receipt>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Stage::New { .. } = self.0
-            && !self.begin(cx.waker())
-        {
-            return Poll::Pending;
+        let answer = ready!(self.advance(cx));
+        self.stage = Stage::Done;
+        if let Some(sending) = self.sending.take() {
+            sending.end(answer.as_ref().map(drop));
         }
-        if let Stage::Gathering { .. } = self.0
-            && let Some(answer) = self.depart()
-        {
-            self.0 = Stage::Done;
-            return Poll::Ready(answer);
-        }
-        if let Stage::Refused(error) = &mut self.0 {
-            return Poll::Ready(Err(error.take().expect("polled after it was ready")));
-        }
-        let Stage::Waiting { flight, place } = &mut self.0 else {
-            panic!("polled after it was ready");
-        };
-        let answer = ready!(Pin::new(flight).poll(cx)).map(|sent| place.receipt(sent));
-        self.0 = Stage::Done;
         Poll::Ready(answer)
     }
 }
 
 impl Publish {
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
+        if let Stage::New { .. } = self.stage
+            && !self.begin(cx.waker())
+        {
+            return Poll::Pending;
+        }
+        if let Stage::Gathering { .. } = self.stage
+            && let Some(answer) = self.depart()
+        {
+            return Poll::Ready(answer);
+        }
+        if let Stage::Refused(error) = &mut self.stage {
+            return Poll::Ready(Err(error.take().expect("polled after it was ready")));
+        }
+        let Stage::Waiting { flight, place } = &mut self.stage else {
+            panic!("polled after it was ready");
+        };
+        let answer = ready!(Pin::new(flight).poll(cx));
+        Poll::Ready(answer.map(|sent| place.receipt(sent)))
+    }
+
     /// Joins a batch. Whether that is to depart now.
     fn begin(&mut self, waker: &Waker) -> bool {
-        let Stage::New { lane, message } = mem::replace(&mut self.0, Stage::Done) else {
+        let Stage::New { lane, mut message } = mem::replace(&mut self.stage, Stage::Done) else {
             return false;
         };
+        self.sending = Some(Sending::begin(&mut message, lane.destination()));
         let (origin, version) = (lane.origin, message.version);
         let Joined { batch, place: index, departs } = lane.join(message, waker);
         let place = Place { origin, index, version };
-        self.0 = Stage::Gathering { lane, batch, place };
+        self.stage = Stage::Gathering { lane, batch, place };
         departs
     }
 
     /// Sends the batch, unless that is done. The answer, if it is there; else it is waited for.
     fn depart(&mut self) -> Option<Result<Receipt>> {
-        let Stage::Gathering { lane, batch, place } = &self.0 else {
+        let Stage::Gathering { lane, batch, place } = &self.stage else {
             return None;
         };
         let Some(departed) = lane.depart(batch) else {
@@ -634,14 +650,14 @@ impl Publish {
             return Some(answer.map(|answer| sent.receipt(answer)));
         }
         let flight = departed.flight.at(place.index);
-        self.0 = Stage::Waiting { flight, place: sent };
+        self.stage = Stage::Waiting { flight, place: sent };
         None
     }
 }
 
 impl Drop for Publish {
     fn drop(&mut self) {
-        if let Stage::Gathering { lane, batch, place } = &self.0 {
+        if let Stage::Gathering { lane, batch, place } = &self.stage {
             batch.waiters.leave(Some(place.index));
             lane.leave(batch, place.index);
         }

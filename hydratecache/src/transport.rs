@@ -133,12 +133,17 @@ pub struct Limits {
     pub fence_scope: FenceScope,
     /// How many messages of publishes at the same time make a batch, behind which another begins.
     pub batch_messages: usize,
+    /// The broker, as metrics and traces name it: `messaging.system` of OpenTelemetry, such as `kafka`.
+    pub system: &'static str,
 }
 
 impl Limits {
     /// Enough to hide a round trip, few enough that the first is not held up by the last: 512
     /// messages of 256 bytes are written in well under a millisecond.
     pub const DEFAULT_BATCH_MESSAGES: usize = 512;
+
+    /// What a broker is called whose transport does not name it.
+    pub const UNKNOWN_SYSTEM: &'static str = "unknown";
 
     /// Limits of a transport that keeps nothing and uses the envelope.
     #[must_use]
@@ -149,7 +154,15 @@ impl Limits {
             native_headers: false,
             fence_scope,
             batch_messages: Self::DEFAULT_BATCH_MESSAGES,
+            system: Self::UNKNOWN_SYSTEM,
         }
+    }
+
+    /// The name of the broker in metrics and traces (default [`UNKNOWN_SYSTEM`](Self::UNKNOWN_SYSTEM)).
+    #[must_use]
+    pub const fn with_system(mut self, system: &'static str) -> Self {
+        self.system = system;
+        self
     }
 
     /// Other batches than of 512 messages: smaller ones, where a broker takes long over one and

@@ -114,13 +114,16 @@ impl HybridClock {
         first(last.unwrap_or_else(|last| last))
     }
 
-    /// Learns a number that was heard. `false`: it is too far ahead to be believed.
-    pub(crate) fn hear(&self, number: u64) -> bool {
-        let believable = number <= packed(self.now() + Self::MAX_AHEAD);
-        if believable {
+    /// Learns a number that was heard, and returns how long ago it was given, if both wall clocks are
+    /// right. `None`: it is too far ahead to be believed.
+    pub(crate) fn hear(&self, number: u64) -> Option<Duration> {
+        let now = self.now();
+        let believable = number <= packed(now + Self::MAX_AHEAD);
+        believable.then(|| {
             self.last.fetch_max(number, Ordering::Relaxed);
-        }
-        believable
+            let given_at = UNIX_EPOCH + Duration::from_millis(number >> 16);
+            now.duration_since(given_at).unwrap_or_default()
+        })
     }
 }
 
@@ -160,14 +163,14 @@ mod tests {
     fn a_write_after_hearing_a_fast_clock_is_newer_than_what_was_heard() {
         let (clock, _) = clock();
         let heard = packed(clock.now() + Duration::from_secs(3600));
-        assert!(clock.hear(heard));
+        assert_eq!(clock.hear(heard), Some(Duration::ZERO), "ahead of this one");
         assert!(clock.tick(1) > heard);
     }
 
     #[test]
     fn a_number_from_the_far_future_is_not_believed() {
         let (clock, _) = clock();
-        assert!(!clock.hear(u64::MAX));
+        assert_eq!(clock.hear(u64::MAX), None);
         assert_eq!(clock.tick(1), packed(clock.now()));
     }
 

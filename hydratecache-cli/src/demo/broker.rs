@@ -77,6 +77,10 @@ pub(crate) struct ReplicaArguments {
     database: SocketAddr,
     #[arg(long)]
     rows: u16,
+    /// Where Prometheus may read metrics
+    #[cfg(feature = "metrics")]
+    #[arg(long)]
+    metrics: Option<SocketAddr>,
     /// Not an option: it may hold a password, and arguments are for all to see
     #[arg(env = URL, hide_env_values = true)]
     url: String,
@@ -101,6 +105,7 @@ pub(super) async fn stage(arguments: &Arguments, database: &Database) -> anyhow:
     let topic = format!("demo/cities/{:016x}", rand::random::<u64>());
     let writer = channel((broker.connect)(&url).await?, &topic)?;
     let (address, serving) = rows::serve(database.clone()).await?;
+    let demo = arguments;
     let start = |kind: Kind| {
         let (address, rows) = (address.to_string(), rows.to_string());
         let arguments = [
@@ -117,15 +122,33 @@ pub(super) async fn stage(arguments: &Arguments, database: &Database) -> anyhow:
             &rows,
         ];
         let arguments = arguments.into_iter().map(OsString::from);
-        process::start(kind, arguments, &url)
+        process::start(kind, arguments.chain(metrics_of(demo, kind)?), &url)
     };
     let handles = Kind::ALL.into_iter().map(start).collect::<Result<_, _>>()?;
     Ok(Stage { fleet: Fleet { handles, _serving: Some(serving) }, writer, outage })
 }
 
+/// What tells the process of a replica where to show metrics, if anybody looks at them.
+#[cfg(feature = "metrics")]
+fn metrics_of(demo: &Arguments, kind: Kind) -> anyhow::Result<Vec<OsString>> {
+    let Some(address) = demo.metrics else {
+        return Ok(Vec::new());
+    };
+    let place = (1..).zip(Kind::ALL).find(|(_, of)| *of == kind).map_or(1, |(place, _)| place);
+    let address = crate::metrics::beside(address, place)?;
+    Ok(vec!["--metrics".into(), address.to_string().into()])
+}
+
+#[cfg(not(feature = "metrics"))]
+fn metrics_of(_: &Arguments, _: Kind) -> anyhow::Result<Vec<OsString>> {
+    Ok(Vec::new())
+}
+
 /// Runs one replica: orders on stdin, reports on stdout, each a line of JSON.
 pub(crate) async fn run_replica(arguments: ReplicaArguments) -> anyhow::Result<ExitCode> {
-    let ReplicaArguments { transport, kind, topic, database, rows, url } = arguments;
+    #[cfg(feature = "metrics")]
+    let _serving = crate::metrics::serve(arguments.metrics).await?;
+    let ReplicaArguments { transport, kind, topic, database, rows, url, .. } = arguments;
     let broker = broker(transport)?;
     process::run(async {
         let channel = channel((broker.connect)(&url).await?, &topic)?;

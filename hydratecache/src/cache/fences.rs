@@ -11,6 +11,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::hydration::{Status, stopped};
+use super::stats::Counters;
+use crate::count::Stopwatch;
 use crate::transport::{Fence, Transport};
 use crate::{Error, ErrorKind, Result};
 
@@ -25,6 +27,7 @@ const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
 pub(super) struct Fences {
     transport: Arc<dyn Transport>,
     status: watch::Receiver<Status>,
+    counters: Arc<Counters>,
     rounds: Arc<Mutex<Rounds>>,
 }
 
@@ -40,8 +43,12 @@ struct Rounds {
 }
 
 impl Fences {
-    pub(super) fn new(transport: Arc<dyn Transport>, status: watch::Receiver<Status>) -> Self {
-        Self { transport, status, rounds: Arc::default() }
+    pub(super) fn new(
+        transport: Arc<dyn Transport>,
+        status: watch::Receiver<Status>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self { transport, status, counters, rounds: Arc::default() }
     }
 
     /// A fence that goes out after this call. Dropping it takes it from nobody else.
@@ -69,12 +76,10 @@ impl Fences {
                 let _ = before.await;
             }
             fences.goes_out();
-            let asking = AssertUnwindSafe(async { fences.transport.fence().await }).catch_unwind();
-            let fence = asking.await.unwrap_or_else(|_| {
-                let what = "the transport panicked while it was asked for a fence";
-                Err(Error::new(ErrorKind::Broker, what))
-            })?;
-            fences.applied(fence).await
+            fences.counters.fences.increment();
+            let fence = fences.asked().await;
+            fences.counters.fence_failures.add(u64::from(fence.is_err()));
+            fence
         };
         let next = next.boxed().shared();
         rounds.next = next.downgrade();
@@ -85,6 +90,19 @@ impl Fences {
     fn goes_out(&self) {
         let mut rounds = self.lock();
         rounds.under_way = rounds.next.take().map(|next| (Instant::now(), next));
+    }
+
+    /// A fence that is asked for now, when everything before it is applied.
+    async fn asked(&self) -> Result<Fence> {
+        let seconds = &self.counters.fence_seconds;
+        let begun = Stopwatch::start();
+        let asking = AssertUnwindSafe(async { self.transport.fence().await }).catch_unwind();
+        let fence = asking.await.unwrap_or_else(|_| {
+            let what = "the transport panicked while it was asked for a fence";
+            Err(Error::new(ErrorKind::Broker, what))
+        })?;
+        seconds.stop(begun);
+        self.applied(fence).await
     }
 
     /// Waits until everything before `fence` is applied.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::deadline::Deadline;
+use crate::count::{Labels, States};
 
 /// How fresh a hydrated cache is, or was when it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,12 +68,12 @@ impl Freshness {
 }
 
 /// Where a hydrator stands, for readers that take no lock.
-#[derive(Default)]
 pub(super) struct Gauge {
     state: AtomicU64,
     proven_at: AtomicU64,
     /// While the cache is suspect, entries of an earlier epoch are.
     trusted_from: AtomicU32,
+    states: States,
 }
 
 /// What a [`Gauge`] showed: taken *before* the cache is read, it holds for what is read.
@@ -89,8 +90,18 @@ const STOPPED: u64 = 2;
 const SUSPECT: u64 = 3;
 
 impl Gauge {
+    pub(super) fn new(labels: &Labels) -> Self {
+        Self {
+            state: AtomicU64::new(WARMING),
+            proven_at: AtomicU64::default(),
+            trusted_from: AtomicU32::default(),
+            states: States::of(labels),
+        }
+    }
+
     /// The latest proof is shown only once all that it proves is in the cache.
     pub(super) fn show(&self, state: State, proven_at: Option<Instant>) {
+        self.states.show(state);
         let state = match state {
             State::Warming => WARMING,
             State::Live => LIVE,
@@ -115,6 +126,7 @@ impl Gauge {
     }
 
     pub(super) fn stop(&self) {
+        self.states.show(State::Stopped);
         self.state.store(STOPPED, Ordering::Release);
     }
 
@@ -158,10 +170,17 @@ impl fmt::Debug for Sample {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Topic;
+    use crate::memory::MemoryTransport;
+
+    fn gauge() -> Gauge {
+        let topic = Topic::new("users").expect("legal");
+        Gauge::new(&Labels::new(&topic, &MemoryTransport::new()))
+    }
 
     #[test]
     fn a_gauge_shows_what_it_was_given() {
-        let gauge = Gauge::default();
+        let gauge = gauge();
         let nothing = Freshness { state: State::Warming, proven_at: None };
         assert_eq!(gauge.sample().freshness(), nothing);
         let now = Instant::now();
@@ -177,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_proof_is_never_shown_as_younger_than_it_is() {
-        let gauge = Gauge::default();
+        let gauge = gauge();
         let now = Instant::now();
         let _later = Deadline::at(now + Duration::from_secs(5));
         for ago in [0, 1, 999, 1_000_000_007] {

@@ -15,6 +15,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
+#[cfg(feature = "metrics")]
+use super::exposure;
 use super::fences::{Fences, on_interval};
 use super::freshness::Gauge;
 use super::heads::{Heads, Progress};
@@ -32,6 +34,7 @@ use super::witness::Witness;
 use super::{Entry, GapAction, LocalCache, Mode};
 use crate::channel::Inner;
 use crate::publisher::Listening;
+use crate::trace::{Processing, Step};
 use crate::transport::{Fence, Gap, Signal, Subscription};
 use crate::wire::{Rejection, RejectionReason};
 use crate::{Key, Kind, Message, Position, Positions, Result, Version};
@@ -122,21 +125,23 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let scope = channel.transport.limits().fence_scope;
         let status =
             Status { is_warm: !reads_first, is_partial: !scope.covers_all(), ..Status::default() };
-        let gauge = Arc::new(Gauge::default());
+        let labels = channel.labels();
+        let gauge = Arc::new(Gauge::new(&labels));
         gauge.show(status.state(), None);
         let (status, watched) = watch::channel(status);
         let (sender, commands) = mpsc::channel(64);
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(Counters::new(&labels));
         let leases = Arc::new(Leases::default());
         let heads = Arc::new(Heads::default());
         let transport = channel.transport.clone();
-        let fences = Fences::new(transport.clone(), watched.clone());
+        let fences = Fences::new(transport.clone(), watched.clone(), counters.clone());
         let fence_interval = settings.fence_interval;
         let can_reload = settings.source.is_some() || settings.mode == Mode::Invalidate;
         let kept_beyond_end = settings.kept_beyond_end;
         let is_whole =
             settings.mode == Mode::Hydrate && !cache.evicts() && settings.max_ttl.is_none();
         let desk = settings.source.clone().map(|source| verifier::Desk {
+            system: channel.system(),
             topic: channel.topic.clone(),
             source,
             source_limit: settings.source_limit,
@@ -191,6 +196,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             leases: leases.clone(),
         };
         let mut tasks = vec![tokio::spawn(hydrator.run().map(drop))];
+        #[cfg(feature = "metrics")]
+        tasks.push(tokio::spawn(exposure::show_bound(labels, gauge.clone())));
         if let Some(interval) = fence_interval {
             tasks.push(tokio::spawn(on_interval(fences.clone(), interval)));
         }
@@ -273,7 +280,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             }
             Signal::Message(message) => {
                 self.contact(message.position(), 1).await;
-                self.message(&message).await;
+                self.processing(&message).over(self.message(&message)).await;
                 self.progress.handled(message.position());
             }
             Signal::Fenced(fence) => {
@@ -281,7 +288,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 self.proven(passed);
             }
             Signal::Disrupted(why) => {
-                tracing::warn!(messaging.destination.name = %self.channel.topic, %why, "disrupted");
+                let (system, topic) = (self.channel.system(), &self.channel.topic);
+                tracing::warn!(messaging.system = system, messaging.destination.name = %topic, %why, "disrupted");
                 self.counters.disruptions.increment();
                 let now = Instant::now();
                 self.change(|status| status.disrupted_since = status.disrupted_since.or(Some(now)));
@@ -293,7 +301,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             Signal::Live => self.live().await,
             Signal::Gap(gap) => self.gap(gap).await,
             Signal::Late(message) => {
-                self.late(&message).await;
+                self.processing(&message).over(self.late(&message)).await;
                 self.progress.handled(message.position());
             }
             Signal::Rejected(rejection) => {
@@ -303,6 +311,14 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 self.progress.handled(position);
                 self.arrived(position);
             }
+        }
+    }
+
+    /// The span in which `message` is applied.
+    fn processing(&self, message: &Message) -> Processing {
+        match message.trace_parent() {
+            Some(_) => Processing::begin(message, Step::Apply, self.channel.destination()),
+            None => Processing::default(),
         }
     }
 
@@ -367,7 +383,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     }
 
     async fn gap(&mut self, gap: Gap) {
-        tracing::warn!(messaging.destination.name = %self.channel.topic, %gap, "gap");
+        let (system, topic) = (self.channel.system(), &self.channel.topic);
+        tracing::warn!(messaging.system = system, messaging.destination.name = %topic, %gap, "gap");
         self.counters.gaps.increment();
         self.counters.missed.add(gap.exact().unwrap_or(0));
         self.epoch = self.epoch.saturating_add(1).min(u32::MAX - 1);

@@ -44,6 +44,7 @@ const COMPARE_AGAIN: usize = 8;
 
 /// What a verifier needs of the hydration.
 pub(super) struct Desk<T> {
+    pub(super) system: &'static str,
     pub(super) topic: Topic,
     pub(super) source: Arc<dyn Source<T>>,
     pub(super) source_limit: Duration,
@@ -143,7 +144,7 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Verifying<T, C> {
                     Ok(Err(error)) => error.to_string(),
                     _ => "the source, or a callback of the verifier, panicked".to_owned(),
                 };
-                tracing::warn!(messaging.destination.name = %topic, %why, "not verified");
+                tracing::warn!(messaging.system = self.desk.system, messaging.destination.name = %topic, %why, "not verified");
                 pause = pause.max(self.backoff.next().unwrap_or(Duration::from_secs(30)));
             }
             sleep(pause).await;
@@ -253,6 +254,7 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Verifying<T, C> {
             counters.divergences_repaired.add(u64::from(divergence.is_repaired));
         }
         tracing::error!(
+            messaging.system = self.desk.system,
             messaging.destination.name = %self.desk.topic,
             kind = ?divergence.kind,
             is_repaired = divergence.is_repaired,

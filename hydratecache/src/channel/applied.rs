@@ -135,7 +135,12 @@ impl<T: Send + Sync + 'static> Channel<T> {
                 }
                 Some(Ok(Err(error))) = asking.join_next() => {
                     // The next one may be sent.
-                    tracing::debug!(topic = %self.0.topic, %error, "question not sent");
+                    tracing::debug!(
+                        messaging.system = self.0.system(),
+                        messaging.destination.name = %self.0.topic,
+                        %error,
+                        "question not sent"
+                    );
                 }
                 signal = subscription.next() => match signal {
                     Some(Signal::Message(message)) if message.kind() == Kind::Request => {

@@ -9,9 +9,10 @@ use futures::{Stream, StreamExt};
 
 use super::Inner;
 use crate::publisher::Listening;
+use crate::trace::{Processing, Step};
 use crate::transport::{Fence, Gap, Signal, Subscription};
 use crate::wire::Rejection;
-use crate::{Error, Key, Kind, Message, Origin, Ttl, Version};
+use crate::{Error, Key, Kind, Message, Origin, TraceParent, Ttl, Version};
 
 /// What a typed subscription yields: an update, or the truth about delivery.
 #[derive(Debug, Clone)]
@@ -44,6 +45,8 @@ pub struct Update<T> {
     pub version: Version,
     /// The publisher incarnation; a foreign publisher may have none.
     pub origin: Option<Origin>,
+    /// The trace that the write belongs to, if the publisher said one.
+    pub trace_parent: Option<TraceParent>,
 }
 
 /// What was written.
@@ -86,12 +89,28 @@ pub struct Updates<T> {
     subscription: Subscription,
     /// What this channel published may be asked for, and is heard of here.
     _listening: Listening,
+    /// The span of the latest update, which lasts until the next event is asked for.
+    processing: Processing,
 }
 
-impl<T> Updates<T> {
+impl<T: 'static> Updates<T> {
     pub(super) fn new(channel: Arc<Inner<T>>, subscription: Subscription) -> Self {
         let listening = channel.lane.listen();
-        Self { channel, subscription, _listening: listening }
+        Self { channel, subscription, _listening: listening, processing: Processing::default() }
+    }
+
+    /// The span of the latest update.
+    pub(super) fn processing(&self) -> Processing {
+        self.processing.clone()
+    }
+
+    fn update(&mut self, message: &Message) -> Option<Event<T>> {
+        if message.trace_parent().is_some() {
+            let destination = self.channel.destination();
+            self.processing = Processing::begin(message, Step::Deliver, destination);
+        }
+        let update = self.processing.run(|| self.channel.update(message)).transpose()?;
+        Some(update.map_or_else(Event::Rejected, Event::Update))
     }
 }
 
@@ -99,6 +118,7 @@ impl<T: 'static> Stream for Updates<T> {
     type Item = Event<T>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event<T>>> {
+        self.processing = Processing::default();
         loop {
             let Some(signal) = ready!(self.subscription.poll_next_unpin(cx)) else {
                 return Poll::Ready(None);
@@ -112,8 +132,8 @@ impl<T: 'static> Stream for Updates<T> {
                 // Its gap was told of, and order is worth more here than a write more.
                 Signal::Late(_) | Signal::Heard(_) => continue,
                 Signal::Message(message) if self.channel.asked(&message).is_some() => continue,
-                Signal::Message(message) => match self.channel.update(&message).transpose() {
-                    Some(update) => update.map_or_else(Event::Rejected, Event::Update),
+                Signal::Message(message) => match self.update(&message) {
+                    Some(event) => event,
                     None => continue,
                 },
             };
@@ -135,7 +155,13 @@ impl<T: 'static> Inner<T> {
             (Kind::Touch, Some(key)) => Change::Touch(key),
             _ => Change::Clear,
         };
-        Ok(Some(Update { change, ttl: message.ttl(), version, origin: message.origin() }))
+        Ok(Some(Update {
+            change,
+            ttl: message.ttl(),
+            version,
+            origin: message.origin(),
+            trace_parent: message.trace_parent(),
+        }))
     }
 }
 

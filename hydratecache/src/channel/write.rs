@@ -6,6 +6,7 @@ use std::future::IntoFuture;
 
 use super::Inner;
 use crate::publisher::Publish;
+use crate::trace;
 use crate::{Error, ErrorKind, Kind, Message, Result, Topic, TraceParent, Ttl, Version};
 
 /// One write: await it to publish it.
@@ -50,7 +51,8 @@ impl<'a, T> Write<'a, T> {
         self.change(|message| Ok(message.with_version(Version::caller(number))))
     }
 
-    /// The trace that this write belongs to.
+    /// The trace that this write belongs to (default with the feature `opentelemetry`: the span of the
+    /// publish, where its caller is sampled; otherwise none).
     pub fn trace_parent(self, trace_parent: TraceParent) -> Self {
         self.change(|message| Ok(message.with_trace_parent(trace_parent)))
     }
@@ -67,8 +69,9 @@ impl<'a, T> Write<'a, T> {
     where
         T: 'static,
     {
-        let message = self.message?;
+        let mut message = self.message?;
         self.channel.check(&message)?;
+        trace::carry(&mut message);
         Ok((self.channel.topic.clone(), message))
     }
 

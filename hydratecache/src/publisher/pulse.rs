@@ -140,7 +140,8 @@ async fn send(lane: &Arc<Inner>) -> Result<()> {
     let flight = lane.launch(&mut lock(&lane.order), vec![heartbeat], Arc::default());
     let sent = flight.await.map(drop);
     if let Err(error) = &sent {
-        tracing::debug!(topic = %lane.topic, %error, "heartbeat not sent");
+        let (system, topic) = (lane.system, &lane.topic);
+        tracing::debug!(messaging.system = system, messaging.destination.name = %topic, %error, "heartbeat not sent");
     }
     sent
 }

@@ -1,6 +1,5 @@
 //! Answers those who missed messages: what the ring still has is published again, once for everybody.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
 
 use tokio::sync::mpsc::{self, error::TrySendError};
@@ -44,7 +43,8 @@ async fn answer_all(lane: Weak<Inner>, mut requests: mpsc::Receiver<Positions>) 
         let answer = lock(&lane.ring).answer(positions, last, Instant::now());
         if let Err(error) = publish(&lane, answer).await {
             // Those who asked do not wait for long.
-            tracing::debug!(topic = %lane.topic, %error, "replay not sent");
+            let (system, topic) = (lane.system, &lane.topic);
+            tracing::debug!(messaging.system = system, messaging.destination.name = %topic, %error, "replay not sent");
         }
     }
 }
@@ -68,7 +68,7 @@ async fn publish(lane: &Arc<Inner>, Answer { messages, said }: Answer) -> Result
         let flight = lane.relaunch(&lock(&lane.order), batch);
         flight.await?;
     }
-    lane.counters.replayed.fetch_add(replayed, Ordering::Relaxed);
+    lane.counters.replayed.add(replayed);
     Ok(())
 }
 

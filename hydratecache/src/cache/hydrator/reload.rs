@@ -93,8 +93,12 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                     }
                 }
                 let Counters { reloads, copies, digests, .. } = &*self.counters;
-                if from == From::Source { reloads } else { copies }.increment();
-                digests.add(u64::from(from == From::Digest));
+                let rung = match from {
+                    From::Source => reloads,
+                    From::Copy => copies,
+                    From::Digest => digests,
+                };
+                rung.increment();
                 self.backoff = backoff();
                 let is_last = self.reload_at.is_none();
                 self.change(|status| {
@@ -115,7 +119,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     }
 
     pub(super) fn reload_failed(&mut self, error: Error) {
-        tracing::warn!(messaging.destination.name = %self.channel.topic, %error, "reload failed");
+        let (system, topic) = (self.channel.system(), &self.channel.topic);
+        tracing::warn!(messaging.system = system, messaging.destination.name = %topic, %error, "reload failed");
         self.counters.reload_failures.increment();
         let pause = self.backoff.next().unwrap_or(MAX_BACKOFF);
         self.reload_at = Some(Instant::now() + pause);

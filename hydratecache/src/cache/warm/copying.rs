@@ -234,7 +234,7 @@ impl<T: Send + Sync + 'static> Copying<T> {
         };
         // What this one writes from now on is newer than all that it has.
         let is_believed = version.is_none_or(|version| match version.domain() {
-            VersionDomain::Clock => channel.clock.hear(version.number()),
+            VersionDomain::Clock => channel.clock.hear(version.number()).is_some(),
             VersionDomain::Caller => true,
         });
         if !is_believed {
