@@ -304,7 +304,7 @@ impl<T: Send + Sync + 'static> Peers<T> {
                 tokio::select! {
                     _ = signs.tick() => {}
                     request = heard.recv() => match request {
-                        Ok(Request::Wanted(id)) if id != peers.me => {}
+                        Ok(Request::Wanted(_) | Request::Compare(_)) => {}
                         Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => continue,
                         Err(broadcast::error::RecvError::Closed) => return,
                     },
@@ -315,6 +315,11 @@ impl<T: Send + Sync + 'static> Peers<T> {
             }
         }))
     }
+}
+
+/// The thread that was to put keys in order is gone, because the runtime is ending.
+fn not_sorted() -> crate::Error {
+    crate::Error::new(crate::ErrorKind::Closed, "keys were not put in order: the runtime is ending")
 }
 
 fn random_origin() -> Origin {

@@ -95,7 +95,7 @@ impl<T: Send + Sync + 'static> Copying<T> {
     async fn copied(&self) -> Result<Result<Came>, Unwanted> {
         let mut heard = self.peers.listen();
         let mut asking = self.asking(Purpose::Fill);
-        let (mut signals, mut heads) = (None, Vec::new());
+        let (mut signals, mut heads, mut has_rows) = (None, Vec::new(), false);
         loop {
             let step = tokio::select! {
                 payload = next_payload(&mut signals) => {
@@ -107,6 +107,7 @@ impl<T: Send + Sync + 'static> Copying<T> {
                     let received = taking.received(number, chunk.is_last, Instant::now());
                     if received != Received::Old {
                         heads.extend(chunk.heads);
+                        has_rows = true;
                         self.forward(chunk.items).await?;
                     }
                     if received == Received::Complete {
@@ -119,6 +120,10 @@ impl<T: Send + Sync + 'static> Copying<T> {
             match step {
                 Step::Nothing => {}
                 Step::Say(request) => self.say(&request).await,
+                // What the earlier one sent cannot be taken back.
+                Step::Listen(_) if has_rows && self.source.is_none() => {
+                    return Ok(Err(broken_off()));
+                }
                 Step::Listen(copy) => {
                     heads.clear();
                     signals = self.subscribed(copy).await.ok();
@@ -145,6 +150,10 @@ impl<T: Send + Sync + 'static> Copying<T> {
                     let items = differing.compare(&self.peers, comparing, part).await;
                     self.forward(items).await?;
                     if differing.is_too_much() {
+                        return self.copied().await;
+                    }
+                    if comparing.is_complete() && !differing.is_whole() {
+                        // A sender that says less than it has to.
                         return self.copied().await;
                     }
                     if comparing.is_complete() {
@@ -266,6 +275,10 @@ async fn next_payload(signals: &mut Option<Subscription>) -> Option<Bytes> {
             return Some(message.payload().clone());
         }
     }
+}
+
+fn broken_off() -> Error {
+    Error::new(ErrorKind::Unavailable, "the replica that sent a copy went away before its end")
 }
 
 fn no_copy() -> Error {

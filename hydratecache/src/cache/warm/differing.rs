@@ -32,6 +32,8 @@ pub(super) struct Differing {
     only_here: Vec<Key>,
     /// Keys of the other replica whose entry this one did not have.
     fetched: HashSet<Key, foldhash::fast::RandomState>,
+    /// The sums of so many groups have come.
+    groups: usize,
     /// How many entries of the other replica this one does not have.
     missing: usize,
     is_too_much: bool,
@@ -76,9 +78,14 @@ impl Differing {
         }
     }
 
-    /// Whether to take all is cheaper.
+    /// Whether to take all is cheaper, or what came cannot be compared.
     pub(super) fn is_too_much(&self) -> bool {
         self.is_too_much
+    }
+
+    /// Whether the sums of all groups have come.
+    pub(super) fn is_whole(&self) -> bool {
+        self.index.as_ref().is_some_and(|index| self.groups == index.hashing.groups())
     }
 
     /// Keys that are here and not there.
@@ -102,7 +109,11 @@ impl Differing {
                 self.is_too_much = true;
                 return;
             }
-            self.index = Some(peers.index(|_| hashing).await);
+            let Ok(index) = peers.index(|_| hashing).await else {
+                self.is_too_much = true;
+                return;
+            };
+            self.index = Some(index);
             comparing.wants(Level::Groups, 1..count, Instant::now());
         }
         let Some(index) = self.index.as_ref().filter(|index| index.hashing == hashing) else {
@@ -111,6 +122,7 @@ impl Differing {
             return;
         };
         self.heads.extend(heads);
+        self.groups += sums.len();
         let own = peers.sums_of_groups(index, place(first), sums.len()).await;
         comparing.wants(Level::Buckets, differing(first, &own, &sums), Instant::now());
     }
@@ -124,6 +136,8 @@ impl Differing {
     ) {
         let Some(index) = &self.index else { return };
         let buckets = index.hashing.buckets_of(place(group));
+        // Of another number nothing could be compared.
+        self.is_too_much |= sums.len() != buckets.len();
         let first = buckets.start as u64;
         let own = peers.sums(index, buckets).await;
         comparing.wants(Level::Hashes, differing(first, &own, sums), Instant::now());
@@ -163,4 +177,45 @@ fn place(number: u64) -> usize {
 fn differing(first: u64, own: &[u64], others: &[u64]) -> impl Iterator<Item = u64> {
     let pairs = (first..).zip(own.iter().zip(others));
     pairs.filter(|(_, (own, other))| own != other).map(|(number, _)| number)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cache::Replica;
+    use crate::cache::stats::Counters;
+    use crate::cache::warm::contents;
+    use crate::memory::MemoryTransport;
+    use crate::{Channel, Origin};
+
+    fn peers() -> Peers<String> {
+        let users = Channel::<String>::new(MemoryTransport::new(), "users").expect("legal");
+        let counters = Arc::new(Counters::new(&users.0.labels()));
+        Peers::new(users.0.clone(), counters, contents(Replica::new()), Duration::ZERO)
+    }
+
+    #[tokio::test]
+    async fn sums_that_were_left_out_are_no_agreement() {
+        let (peers, hashing) = (peers(), Hashing::random(10));
+        for (sums, is_whole) in [(vec![], false), (vec![0; hashing.groups()], true)] {
+            let digest = Origin::from_u64(1).expect("not zero");
+            let mut comparing = Comparing::begin(digest, Instant::now());
+            let mut differing = Differing::default();
+            let groups = Groups { number: 0, count: 1, hashing, first: 0, sums, heads: Vec::new() };
+            differing.compare(&peers, &mut comparing, Part::Groups(groups)).await;
+            assert!(comparing.is_complete());
+            assert_eq!(differing.is_whole(), is_whole);
+        }
+        let mut comparing =
+            Comparing::begin(Origin::from_u64(1).expect("not zero"), Instant::now());
+        let index = Some(peers.index(|_| hashing).await.expect("sorted"));
+        let mut differing = Differing { index, ..Differing::default() };
+        comparing.wants(Level::Buckets, [0], Instant::now());
+        let part = Part::Buckets { group: 0, sums: Vec::new() };
+        differing.compare(&peers, &mut comparing, part).await;
+        assert!(differing.is_too_much());
+    }
 }

@@ -13,7 +13,7 @@ use super::comparing::AT_ONCE;
 use super::digest::{Groups, Hashing, Index, Level, write_buckets, write_entries, write_hashes};
 use super::offering::{Asked, Pace, QUICKLY_SORTED, Shop, Stage};
 use super::taking::PATIENCE;
-use super::{Head, Peers, chunk_key, most_bytes};
+use super::{Head, Peers, chunk_key, most_bytes, not_sorted};
 use crate::{Key, Message, Origin, Result};
 
 /// How many heads a part carries.
@@ -32,15 +32,16 @@ const ROUND: usize = 512;
 const LINGERING: Duration = Duration::from_secs(10);
 
 impl<T: Send + Sync + 'static> Peers<T> {
-    /// All keys of this replica, by their buckets.
-    pub(super) async fn index(&self, hashing: impl FnOnce(usize) -> Hashing) -> Index {
+    /// All keys of this replica, by their buckets. An error: the runtime is ending.
+    pub(super) async fn index(&self, hashing: impl FnOnce(usize) -> Hashing) -> Result<Index> {
         let keys = self.contents.keys();
         let hashing = hashing(keys.len());
         if keys.len() <= QUICKLY_SORTED {
-            return Index::new(hashing, keys);
+            return Ok(Index::new(hashing, keys));
         }
         let indexed = spawn_blocking(move || Index::new(hashing, keys)).await;
-        indexed.unwrap_or_else(|_| Index::new(hashing, Vec::new()))
+        // No keys at all would be taken for the truth.
+        indexed.map_err(|_| not_sorted())
     }
 
     /// The hash of what `key` has, unless its life is over.
@@ -117,7 +118,7 @@ impl<T: Send + Sync + 'static> Shop<T> {
         let taken = OVERHEAD_BYTES + heads.len().min(parts_heads) * HEAD_BYTES;
         let mut digest = Digest {
             shop: self,
-            index: peers.index(Hashing::random).await,
+            index: peers.index(Hashing::random).await?,
             heads,
             sums: (room.saturating_sub(taken) / 8).max(1),
             parts_heads,

@@ -25,8 +25,8 @@ use crate::{Channel, Error, ErrorKind, Key, Kind, Request, Result};
 /// [`Channel::replica_copy`] returns.
 ///
 /// Each entry is as the replica had it at some time since the copy was asked for; of one whose value fits into no
-/// message there is the key only. If the replica goes away meanwhile and another one takes over, that one's entries
-/// come from the first on, so a key may come twice: the later one counts. An error ends the stream.
+/// message there is the key only. An error ends the stream; if the replica went away meanwhile, begin again, and
+/// forget what came.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct ReplicaCopy<T> {
     entries: BoxStream<'static, Result<(Key, Option<Entry<T>>)>>,
@@ -61,8 +61,7 @@ impl<T: Send + Sync + 'static> Channel<T> {
     ///
     /// # Errors
     /// As [`subscribe`](Self::subscribe), and `InvalidInput` where the broker keeps messages itself. From the stream:
-    /// `Unavailable` if nobody offers a copy within about a second, or offered ones end too often before they are
-    /// complete.
+    /// `Unavailable` if nobody offers a copy within about a second, or it ends before it is complete.
     ///
     /// # Cancel safety
     /// A dropped future, and a dropped stream, leave neither subscription nor task behind.

@@ -15,7 +15,7 @@ use super::chunk::ChunkWriter;
 use super::digest::Level;
 use super::schedule::Schedule;
 use super::taking::PATIENCE;
-use super::{Desk, Head, WarmStart, chunk_key, most_bytes, random_origin};
+use super::{Desk, Head, WarmStart, chunk_key, most_bytes, not_sorted, random_origin};
 use crate::cache::hydration::Command;
 use crate::{Key, Message, Origin, Request, Result};
 
@@ -247,11 +247,15 @@ impl<T: Send + Sync + 'static> Shop<T> {
                 self.send_digest(copy, (shaken, &heads), first, &mut takes, &stage).await
             }
             (Purpose::Fill, Asked::Chunks(first, last)) => {
-                let mut view =
-                    View { copy, keys: self.keys().await, heads, shaken, begins: vec![0] };
                 let mut schedule = Schedule::default();
                 schedule.asked(first, last);
-                self.send_all(&mut view, &mut schedule, &mut takes, &stage).await
+                match self.keys().await {
+                    Ok(keys) => {
+                        let mut view = View { copy, keys, heads, shaken, begins: vec![0] };
+                        self.send_all(&mut view, &mut schedule, &mut takes, &stage).await
+                    }
+                    Err(error) => Err(error),
+                }
             }
             (Purpose::Fill, Asked::Parts(..)) => return,
         };
@@ -290,14 +294,18 @@ impl<T: Send + Sync + 'static> Shop<T> {
     }
 
     /// All keys, in order: a place among them means the same each time that a chunk is sent.
-    async fn keys(&self) -> Vec<Key> {
+    async fn keys(&self) -> Result<Vec<Key>> {
         let mut keys = self.desk.peers.contents.keys();
         let is_quick = keys.len() <= QUICKLY_SORTED;
         let sort = move || {
             keys.sort_unstable();
             keys
         };
-        if is_quick { sort() } else { tokio::task::spawn_blocking(sort).await.unwrap_or_default() }
+        if is_quick {
+            return Ok(sort());
+        }
+        // No keys at all would be taken for the truth.
+        tokio::task::spawn_blocking(sort).await.map_err(|_| not_sorted())
     }
 
     /// Sends what is asked for, until nobody asks any more.
