@@ -417,7 +417,10 @@ impl<T: 'static> Inner<T> {
             let Some(under_way) = self.clock.hear(version.number()) else {
                 return Err(reject(RejectionReason::VersionFromTheFuture));
             };
-            self.counters.propagation.record(under_way);
+            // Without a version of its own nobody knows when it was written.
+            if message.version().is_some() {
+                self.counters.propagation.record(under_way);
+            }
         }
         Ok(version)
     }

@@ -83,7 +83,7 @@ metrics! {
     Counter REPUBLISHED = "hydratecache_republished_total": "Messages that were published again for those who missed them.";
     Counter RECEIVED = "hydratecache_received_total": "Messages that hydrations and subscriptions received.";
     Counter REJECTED = "hydratecache_rejected_total": "Messages that arrived and could not be used.";
-    Histogram PROPAGATION_SECONDS = "hydratecache_propagation_seconds": "How long ago a received message was stamped by its publisher's wall clock, by the wall clock here. Where the channel's clock gives versions.";
+    Histogram PROPAGATION_SECONDS = "hydratecache_propagation_seconds": "How long ago a received message was stamped by its publisher's wall clock, by the wall clock here. Where the channel's clock gives versions; what a broker had kept counts with its age.";
     Counter APPLIED = "hydratecache_applied_total": "Messages and loaded values that changed the cache.";
     Counter STALE = "hydratecache_stale_total": "Messages and loaded values that were older than what the cache knew.";
     Counter ABSENT = "hydratecache_absent_total": "Messages for keys that the cache does not hold, where only those are updated.";
