@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, timeout};
 
 use crate::lines::Input;
+use crate::text::escaped;
 use crate::transport::{Purpose, Way, failure, usage};
 use crate::ttl::duration;
 pub(crate) use orders::Encoding;
@@ -212,15 +213,13 @@ async fn run(
         Some(input) => Orders::Lines(orders::read(input.lines(), shape, target.version)),
         None => orders,
     };
-    let first = orders.next().await;
+    let first = orders.until_write().await;
     // All versions of a channel are of one domain: the first write says which.
-    let domain = match &first {
-        Some(Order { operation: Ok(Operation { version: Some(_), .. }), .. }) => {
-            VersionDomain::Caller
-        }
-        _ if target.version.is_some() => VersionDomain::Caller,
-        _ => VersionDomain::Clock,
+    let is_callers = match first.last().map(|order| &order.operation) {
+        Some(Ok(operation)) => operation.version.is_some(),
+        _ => target.version.is_some(),
     };
+    let domain = if is_callers { VersionDomain::Caller } else { VersionDomain::Clock };
     let codec = Ready(shape.content_type());
     let builder: ChannelBuilder<Bytes> =
         Channel::builder_with_codec(transport.clone(), topic, codec);
@@ -245,6 +244,21 @@ impl Orders {
             Self::One(order) => order.take(),
             Self::Lines(lines) => lines.recv().await,
         }
+    }
+
+    /// Those up to the first write, or some that are none.
+    async fn until_write(&mut self) -> Vec<Order> {
+        let mut orders = Vec::new();
+        while orders.len() < WINDOW
+            && let Some(order) = self.next().await
+        {
+            let is_write = order.operation.is_ok();
+            orders.push(order);
+            if is_write {
+                break;
+            }
+        }
+        orders
     }
 }
 
@@ -319,10 +333,13 @@ impl Publishing {
 
     /// Publishes in order until there is nothing more, the broker fails, or Ctrl-C, and waits for
     /// every answer.
-    async fn run(&mut self, first: Option<Order>, mut orders: Orders) {
-        let mut next = first;
+    async fn run(&mut self, first: Vec<Order>, mut orders: Orders) {
+        let mut next = None;
         let mut is_reading = true;
         let mut under_way = FuturesOrdered::new();
+        for order in first {
+            self.begin(order, &mut under_way).await;
+        }
         let mut looks = interval(Duration::from_millis(200));
         let mut interruption = pin!(tokio::signal::ctrl_c().fuse());
         loop {
@@ -419,6 +436,7 @@ impl Publishing {
     fn complain(&mut self, line: Option<u64>, what: &str) {
         self.complaints += 1;
         if self.complaints <= COMPLAINTS {
+            let what = &escaped(what);
             self.progress.aside(|| match line {
                 Some(line) => eprintln!("line {line}: {what}"),
                 None => eprintln!("error: {what}"),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::text::escaped;
 use crate::transport::Way;
 use crate::ttl::duration;
 use comparison::{Comparison, Missing};
@@ -95,7 +96,7 @@ async fn compare(arguments: &Arguments, source: &Opened) -> anyhow::Result<ExitC
     let mut output = BufWriter::new(io::stdout().lock());
     for difference in comparison.differences() {
         let line = if arguments.json {
-            serde_json::to_string(&difference)?
+            escaped(&serde_json::to_string(&difference)?)
         } else {
             difference.to_string()
         };

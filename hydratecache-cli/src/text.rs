@@ -21,6 +21,15 @@ pub(crate) fn escape(output: &mut String, text: &str) {
     output.push_str(&text[plain_from..]);
 }
 
+/// The text itself, made harmless.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut output = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_harmful(c) { escape_char(&mut output, c) } else { output.push(c) }
+    }
+    output
+}
+
 fn is_plain(c: char) -> bool {
     !matches!(c, '"' | '\\') && !is_harmful(c)
 }

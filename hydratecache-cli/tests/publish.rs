@@ -149,6 +149,18 @@ async fn every_good_line_is_published_in_order_and_every_bad_one_is_named() {
 }
 
 #[tokio::test]
+async fn bad_lines_before_the_first_write_do_not_say_how_versions_are_meant() {
+    let nats = broker(Kind::Nats).await;
+    let input = "nonsense\n{\"key\":\"a\",\"value\":1,\"version\":7}\n{\"\u{9b}31m\":1}\n";
+    let output = run(&nats, &["publish", "numbers", "--from", "-", "--json"], input).await;
+    assert_exit(&output, 1);
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&said["published"], &said["refused"]), (&1.into(), &2.into()));
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(!complaints.contains('\u{9b}'), "a terminal would obey: {complaints:?}");
+}
+
+#[tokio::test]
 async fn a_broker_that_goes_away_ends_it_and_what_was_published_is_said() {
     let (nats, transport) = nats().await;
     let mut tail = updates(Channel::<u64>::builder(transport, "numbers")).await;

@@ -75,7 +75,8 @@ impl Held {
         quote(&mut line, key);
         let _ = write!(line, ",\"value\":{value}");
         if let Some(end) = self.end {
-            let left = end.saturating_duration_since(Instant::now());
+            // It lived a moment ago; a life of nothing is none that `publish` takes.
+            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
             let _ = write!(line, ",\"ttl\":{}", left.as_secs_f64());
         }
         let is_callers = |version: &Version| version.domain() == VersionDomain::Caller;
@@ -106,8 +107,11 @@ impl Holdings {
         };
         let read = timeout(self.wait, reading).await;
         let entries = read.unwrap_or_else(|_| Err(self.too_late(is_kept_by_broker)))?;
-        let is_wanted = |key: &Key| key.as_str().starts_with(&self.key_prefix);
-        let wanted = entries.into_iter().filter(|(key, _)| is_wanted(key));
+        let now = Instant::now();
+        let is_wanted = |key: &Key, held: &Held| {
+            key.as_str().starts_with(&self.key_prefix) && held.end.is_none_or(|end| end > now)
+        };
+        let wanted = entries.into_iter().filter(|(key, held)| is_wanted(key, held));
         Ok(wanted.map(|(key, held)| (key.as_str().to_owned(), held)).collect())
     }
 

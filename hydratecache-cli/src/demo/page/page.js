@@ -221,7 +221,8 @@ function drawSummary(replicas) {
 }
 
 function bound(fresh) {
-  const oldest = Math.max(...fresh.map((replica) => replica.proven_millis ?? 0));
+  if (fresh.some((replica) => replica.proven_millis === null)) return "How fresh they are is about to be proven.";
+  const oldest = Math.max(...fresh.map((replica) => replica.proven_millis));
   return `Every write that the broker accepted more than ${millis(oldest)} ago is in every one of them.`;
 }
 
