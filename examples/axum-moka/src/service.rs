@@ -56,7 +56,7 @@ impl Service {
         tokio::spawn(connection);
         let config = PostgresConfig::from_url(url)?;
         let source = PostgresSource::table(&config, "axum_moka_users").await?;
-        // PostgreSQL carries the messages as well. With a broker, only this line is another one.
+        // PostgreSQL carries the messages as well. With another broker, this line is another one, and publishing is.
         let transport = config.connect().await?;
         let channel =
             Channel::<User>::builder_with_codec(transport, "axum_moka_users", codec::Json);

@@ -3,10 +3,16 @@
 use std::io;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use hydratecache::wire::MAX_OVERHEAD_BYTES;
+use hydratecache::{Key, Topic};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// The longest frame, in bytes: a payload of 1 MiB with its envelope and topic.
-pub(crate) const MAX_BYTES: usize = (1 << 20) + 1024;
+/// The largest payload, in bytes.
+pub(crate) const MAX_PAYLOAD_BYTES: usize = 1 << 20;
+
+/// The longest frame, in bytes: the largest payload with its key, its envelope and its topic.
+pub(crate) const MAX_BYTES: usize =
+    MAX_PAYLOAD_BYTES + Key::MAX_BYTES + MAX_OVERHEAD_BYTES + Topic::MAX_BYTES + 16;
 
 /// A frame. The first three change something at the hub, which answers none of them; the echo behind
 /// them is the answer to all.

@@ -22,10 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::frame::{self, Frame};
-
-/// The largest payload, in bytes.
-const MAX_PAYLOAD_BYTES: usize = 1 << 20;
+use crate::frame::{self, Frame, MAX_PAYLOAD_BYTES};
 
 /// How many messages wait between the socket and the link, which takes them all the time.
 const ARRIVALS: usize = 1024;
