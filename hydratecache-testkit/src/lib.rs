@@ -1,4 +1,6 @@
-//! Tools that show whether a transport keeps its promises.
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod broker;
 pub mod chaos;
 pub mod conformance;
