@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hydratecache::{Channel, Ttl, VersionDomain};
 use serde_json::Value;
-use support::{Following, broker, hydratecache, lines, within};
+use support::{Following, broker, hydratecache, lines};
 
 /// Publishes something of each kind.
 async fn publish_each_kind(transport: impl hydratecache::Transport, topic: &str) {
@@ -103,7 +103,7 @@ async fn messages_of_kafka_are_counted_to_the_last() {
     tail.is_following().await;
     let numbers =
         futures::stream::iter((0..MESSAGES).map(|number| (format!("{}", number % 1000), number)));
-    let published = within(Duration::from_secs(60), channel.publish_all(numbers)).await;
+    let published = support::within(Duration::from_secs(60), channel.publish_all(numbers)).await;
     assert_eq!(published.expect("published"), MESSAGES);
     let ended = tail.ended().await;
     let last = lines(&ended.stdout).last().expect("an end");

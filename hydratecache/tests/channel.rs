@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use hydratecache::cache::{Hydration, Replica};
-use hydratecache::codec::{FnCodec, Json};
+use hydratecache::codec::FnCodec;
 use hydratecache::memory::{MemoryBroker, MemoryTransport};
 use hydratecache::{
     Change, Channel, Draft, ErrorKind, Event, Key, Message, RejectionReason, Signal, Topic,
@@ -134,12 +134,14 @@ async fn a_closed_transport_says_so_and_ends_streams() {
     assert_eq!(kind(users.subscribe().await), ErrorKind::Closed);
 }
 
+#[cfg(feature = "json")]
 #[tokio::test]
 async fn an_undecodable_payload_is_rejected_by_key_without_its_content() {
     let broker = MemoryBroker::new();
     let texts = Channel::<String>::new(broker.connect(), "mixed").expect("legal");
     let numbers = Channel::<u64>::new(broker.connect(), "mixed").expect("legal");
-    let json = Channel::<u64>::builder_with_codec(broker.connect(), "mixed", Json);
+    let json = hydratecache::codec::Json;
+    let json = Channel::<u64>::builder_with_codec(broker.connect(), "mixed", json);
     let mut updates = numbers.subscribe().await.expect("subscribes");
     texts.publish("a", &"very secret".to_owned()).await.expect("published");
     json.build().expect("legal").publish("b", &7).await.expect("published");
