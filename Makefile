@@ -9,8 +9,12 @@ PAGE_FEATURES := $(DEMO_FEATURES)$(if $(filter memory,$(TRANSPORT)), --features 
 INSTRUCTIONS := cargo run --quiet --profile instructions -p hydratecache-instructions --
 BASELINE := benches/instructions/baseline.txt
 
+MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1.0/p' Cargo.toml)
+# What users can switch on: `default` is a set of these, and `broker` what some of them share.
+FEATURE_SETS := cargo hack clippy --locked --workspace --ignore-private --exclude-features default,broker
+
 .DEFAULT_GOAL := help
-.PHONY: help demo example page test check bench bench-micro benchmarks instructions instructions-baseline guide soak reconnect sim sim-bugs pgbench study audit fuzz services-up services-down services-status
+.PHONY: help demo example page test check bench bench-micro benchmarks instructions instructions-baseline guide soak reconnect sim sim-bugs pgbench study audit fuzz package features msrv semver services-up services-down services-status
 
 help: ## Lists these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -90,6 +94,21 @@ audit: ## Known vulnerabilities of the dependencies (reads an advisory database 
 
 fuzz: ## Fuzzes the decoders for a minute each (SECONDS=60)
 	scripts/golden/fuzz.sh $(or $(SECONDS),60)
+
+package: ## Packages every crate of the last commit and looks into the packages (VERIFY=1 builds them too)
+	scripts/release.py package $(if $(VERIFY),--verify)
+
+features: ## Lints every pair of features, first as users build the crates and then with their tests
+	@cargo hack --version >/dev/null 2>&1 || { echo "make features: cargo-hack is missing: cargo install cargo-hack --locked" >&2; exit 1; }
+	$(FEATURE_SETS) --feature-powerset --depth 2 -- -D warnings
+	$(FEATURE_SETS) --each-feature --all-targets -- -D warnings
+
+msrv: ## Checks that everything builds with the oldest Rust that Cargo.toml promises
+	@rustup toolchain list | grep -q '^$(MSRV)-' || { echo "make msrv: Rust $(MSRV) is missing: rustup toolchain install $(MSRV) --profile minimal" >&2; exit 1; }
+	cargo +$(MSRV) check --locked --workspace --all-features
+
+semver: ## Compares every public API with that of the crate's latest release
+	scripts/release.py semver
 
 services-up: ## Starts Redis, NATS, PostgreSQL and Kafka, with Docker or without
 	$(SERVICES) up
