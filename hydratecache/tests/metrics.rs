@@ -1,5 +1,5 @@
 //! What a recorder of the program hears of a channel and its hydrations.
-#![cfg(feature = "metrics")]
+#![cfg(all(feature = "json", feature = "metrics"))]
 
 mod support;
 

@@ -1,5 +1,5 @@
 //! Spans of publishes and of what is applied and delivered, as an exporter gets them.
-#![cfg(feature = "opentelemetry")]
+#![cfg(all(feature = "json", feature = "opentelemetry"))]
 
 #[path = "support/traces.rs"]
 mod traces;
