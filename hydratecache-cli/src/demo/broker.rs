@@ -140,6 +140,7 @@ fn metrics_of(demo: &Arguments, kind: Kind) -> anyhow::Result<Vec<OsString>> {
 }
 
 #[cfg(not(feature = "metrics"))]
+#[expect(clippy::unnecessary_wraps, reason = "as with the feature")]
 fn metrics_of(_: &Arguments, _: Kind) -> anyhow::Result<Vec<OsString>> {
     Ok(Vec::new())
 }

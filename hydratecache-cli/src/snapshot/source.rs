@@ -109,6 +109,10 @@ impl Source {
 
 impl Opened {
     /// All rows.
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(clippy::unused_async, reason = "as with the feature")
+    )]
     pub(super) async fn read(&self) -> anyhow::Result<BTreeMap<String, Value>> {
         match self {
             Self::Lines(rows) => Ok(rows.clone()),
