@@ -153,8 +153,8 @@ async fn hydratecache(line: &Line, arguments: &[&str], redis: &Broker, folder: &
         ("doctor", true) => &[1],
         // A Redis as it comes has settings to warn of.
         ("doctor", false) => &[0, 4],
-        // Nobody is there, or what the other lines wrote differs.
-        ("snapshot", true) => &[3],
+        // Nobody is there. What the other lines wrote differs.
+        ("bench" | "snapshot", true) => &[3],
         ("snapshot", false) if arguments.contains(&"--against") => &[0, 1],
         _ => &[0],
     };
