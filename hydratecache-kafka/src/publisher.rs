@@ -14,8 +14,10 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::blocking::{Closable, blocking};
 use crate::config::KafkaConfig;
 use crate::opener::Opener;
+use crate::surveyor::Surveyor;
 use crate::topic_name::kafka_name;
 use delivery::{Delivery, Outcome};
 use lane::{Handed, Lane};
@@ -25,9 +27,14 @@ pub(crate) use delivery::Producer;
 /// How long a close waits for the answers to what was sent.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long the first publish to a topic waits for brokers that are to lead its partitions. A single broker
+/// leads a new topic within some hundred milliseconds; after this the publish is tried in any case.
+const LEADERS_LIMIT: Duration = Duration::from_secs(3);
+
 /// Where publishes go.
 pub(crate) struct Publisher {
     opener: Arc<Opener>,
+    surveyor: Arc<Closable<Surveyor>>,
     address: Arc<str>,
     limit: Duration,
     lanes: Mutex<HashMap<Topic, Arc<Lane>>>,
@@ -40,9 +47,14 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    pub(crate) fn new(config: &KafkaConfig, opener: Arc<Opener>) -> Self {
+    pub(crate) fn new(
+        config: &KafkaConfig,
+        opener: Arc<Opener>,
+        surveyor: Arc<Closable<Surveyor>>,
+    ) -> Self {
         Self {
             opener,
+            surveyor,
             address: config.address.clone(),
             limit: config.publish_limit,
             lanes: Mutex::default(),
@@ -169,6 +181,7 @@ impl Publisher {
                 lane.lock().confirm(&handed.marks);
                 Ok(())
             }
+            Ok(Outcome::Unproven) => Err(self.unknown_outcome(lane, "no offset came for a record")),
             Ok(Outcome::Failed(code)) => {
                 let error = delivery::failed(&self.place(lane), code);
                 if error.kind() == ErrorKind::Broker {
@@ -264,6 +277,7 @@ impl Publisher {
     async fn make_ready(&self, lane: &Lane, deadline: Instant, bytes: usize) -> Result<Taken> {
         if !lane.lock().is_known() {
             let partitions = self.opener.open(&lane.name, deadline).await?;
+            self.await_leaders(&lane.name, partitions, deadline).await?;
             lane.lock().grow(partitions);
         }
         loop {
@@ -275,6 +289,19 @@ impl Publisher {
                 return Err(self.no_room());
             }
         }
+    }
+
+    /// Waits for those who are to lead the partitions of a topic that may be new. A broker that just began to
+    /// lead one may refuse the first record for the moment and take the one behind it (KAFKA-15591): the outcome of the
+    /// first is unknown then, which a publisher should see of a broken link only.
+    async fn await_leaders(&self, name: &str, partitions: usize, deadline: Instant) -> Result<()> {
+        let (surveyor, name) = (self.surveyor.get()?, name.to_owned());
+        let limit = deadline.saturating_duration_since(Instant::now()).min(LEADERS_LIMIT);
+        blocking(move || {
+            surveyor.await_leaders(&name, partitions, limit);
+            Ok(())
+        })
+        .await
     }
 }
 

@@ -173,18 +173,52 @@ impl Surveyor {
         found.map_err(|error| from_kafka(Attempt::Fence, &self.address, &error))
     }
 
+    /// Waits until the brokers lead all partitions of the Kafka topic `name`: only who leads one says where it
+    /// ends. Blocks for `limit` at most, and less if asking again would not help.
+    pub(crate) fn await_leaders(&self, name: &str, partitions: usize, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now()).max(A_LITTLE);
+            let Err(error) = self.ask_for_ends([(name, partitions)].into_iter(), left) else {
+                break;
+            };
+            let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+            let may_pass = is_electing(code) || is_missing(code) || is_passing(code);
+            if !may_pass || Instant::now() + PAUSE >= deadline {
+                tracing::debug!(messaging.system = "kafka", topic = name, %code, "not led yet");
+                break;
+            }
+            thread::sleep(PAUSE);
+        }
+        let _ = self.listen();
+    }
+
     fn ends_of(&self, topics: &[Surveyed], limit: Duration) -> KafkaResult<Vec<Ends>> {
-        let count = topics.iter().map(|topic| topic.partitions).sum();
-        let mut asked = TopicPartitionList::with_capacity(count);
-        for topic in topics {
-            for partition in 0..topic.partitions {
+        let named = topics.iter().map(|topic| (topic.name.as_str(), topic.partitions));
+        let mut ends = self.ask_for_ends(named, limit)?;
+        let found = topics.iter().map(|topic| Ends {
+            topic: topic.topic.clone(),
+            ends: Ok(ends.remove(&topic.name).unwrap_or_default()),
+        });
+        Ok(found.collect())
+    }
+
+    /// Where these Kafka topics, with so many partitions, end: the offsets by partition.
+    fn ask_for_ends<'a>(
+        &self,
+        topics: impl Iterator<Item = (&'a str, usize)>,
+        limit: Duration,
+    ) -> KafkaResult<HashMap<String, Vec<i64>>> {
+        let mut asked = TopicPartitionList::new();
+        for (name, partitions) in topics {
+            for partition in 0..partitions {
                 let partition = i32::try_from(partition).unwrap_or(i32::MAX);
                 // As a time, this stands for the latest.
-                asked.add_partition(&topic.name, partition).set_offset(Offset::End)?;
+                asked.add_partition(name, partition).set_offset(Offset::End)?;
             }
         }
         let answered = self.client().offsets_for_times(asked, limit)?;
-        let mut ends: HashMap<String, Vec<i64>> = HashMap::with_capacity(topics.len());
+        let mut ends: HashMap<String, Vec<i64>> = HashMap::new();
         for element in answered.elements() {
             element.error()?;
             let Offset::Offset(end) = element.offset() else {
@@ -192,11 +226,7 @@ impl Surveyor {
             };
             ends.entry(element.topic().to_owned()).or_default().push(end);
         }
-        let found = topics.iter().map(|topic| Ends {
-            topic: topic.topic.clone(),
-            ends: Ok(ends.remove(&topic.name).unwrap_or_default()),
-        });
-        Ok(found.collect())
+        Ok(ends)
     }
 
     fn ends_of_those_there(

@@ -43,7 +43,7 @@ struct Open {
     reader: Reader,
     publisher: Arc<Publisher>,
     opener: Arc<Opener>,
-    surveyor: Closable<Surveyor>,
+    surveyor: Arc<Closable<Surveyor>>,
     requests: mpsc::UnboundedSender<AskingForFence>,
     closing: CancellationToken,
     wanted: mpsc::UnboundedSender<Wanted>,
@@ -70,13 +70,13 @@ impl KafkaTransport {
     pub(crate) async fn open(config: KafkaConfig) -> Result<Self> {
         let cut_off = CutOff::default();
         let surveyor = Surveyor::new(&config, &cut_off).map_err(unusable)?;
-        let surveyor = Closable::new(surveyor, config.address.clone());
+        let surveyor = Arc::new(Closable::new(surveyor, config.address.clone()));
         let (asked, limit) = (surveyor.get()?, config.connect_limit);
         blocking(move || asked.sign_of_life(Attempt::Connect, limit)).await?;
         let context = Context::new(config.shows_debug(), &cut_off);
         let producer = Producer::new(&config.producer(), context).map_err(unusable)?;
         let opener = Arc::new(Opener::new(&config, producer));
-        let publisher = Arc::new(Publisher::new(&config, opener.clone()));
+        let publisher = Arc::new(Publisher::new(&config, opener.clone(), surveyor.clone()));
         let (troubles, heard) = mpsc::unbounded_channel();
         let reader = Reader::start(&config, &cut_off, troubles)?;
         let (requests, receiver) = mpsc::unbounded_channel();

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use hydratecache::cache::Replica;
-use hydratecache::{Channel, Error, Key, Message, Origin, Position, Signal, Topic, Transport};
+use hydratecache::{
+    Channel, Error, ErrorKind, Key, Message, Origin, Position, Signal, Topic, Transport,
+};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Code};
@@ -85,6 +87,54 @@ async fn a_publish_that_a_broker_refuses_for_the_moment_arrives_once() {
     };
     within(Duration::from_secs(5), reading).await;
     assert_eq!(messages, 2);
+}
+
+/// A broker that has just begun to lead a partition may do so (KAFKA-15591): the mock checks no numbers at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_was_refused_while_the_one_behind_it_was_taken_is_not_reported_as_published()
+{
+    const BOTH_UNDER_WAY: Duration = Duration::from_millis(200);
+    let cluster = cluster();
+    cluster.create_topic("narrow", 1, 3).expect("a topic");
+    let transport = connect(cluster.bootstrap_servers()).await;
+    let topic = Topic::new("narrow").expect("legal");
+    let mut subscription = transport.subscribe(topic.clone()).await.expect("subscribes");
+    let publish = |key: &str| {
+        let message = Message::put(Key::new(key).expect("legal"), b"value".as_slice().into());
+        let (transport, topic) = (transport.clone(), topic.clone());
+        async move { transport.publish(topic, vec![message]).await }
+    };
+    // From now on the topic is known.
+    publish("warm-up").await.expect("published");
+    for broker in 1..=3 {
+        cluster.broker_round_trip_time(broker, BOTH_UNDER_WAY).expect("slower");
+    }
+    cluster.request_errors(Api::Produce, &[Code::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]);
+    let first = tokio::spawn(publish("first"));
+    // A request of its own, while the first one is under way.
+    tokio::time::sleep(BOTH_UNDER_WAY / 4).await;
+    publish("second").await.expect("published");
+    let first = first.await.expect("no panic");
+    let fence = transport.fence().await.expect("a fence");
+    let mut arrived = Vec::new();
+    let reading = async {
+        while let Some(signal) = subscription.next().await {
+            match signal {
+                Signal::Message(received) => arrived.push(received),
+                Signal::Fenced(passed) if passed >= fence => return,
+                _ => {}
+            }
+        }
+    };
+    within(Duration::from_secs(10), reading).await;
+    let has = |wanted: &str| {
+        arrived.iter().any(|message| message.key().is_some_and(|key| key.as_str() == wanted))
+    };
+    assert!(has("second"));
+    match first {
+        Ok(()) => assert!(has("first"), "reported as published, and not there"),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::UnknownOutcome, "{error}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

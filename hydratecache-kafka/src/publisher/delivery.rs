@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hydratecache::Error;
 use rdkafka::ClientConfig;
+use rdkafka::Message as _;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
@@ -32,7 +33,7 @@ pub(crate) struct Delivery {
 }
 
 struct State {
-    failed: Option<Code>,
+    failed: Option<Outcome>,
     reply: Option<oneshot::Sender<Outcome>>,
 }
 
@@ -41,6 +42,13 @@ struct State {
 pub(super) enum Outcome {
     /// The broker has all of it.
     Delivered,
+    /// It may not have a record that the client took for delivered, without an offset.
+    ///
+    /// librdkafka does so when a record behind it was delivered, because a broker takes an idempotent
+    /// producer's records in order (`rd_kafka_dr_implicit_ack` in `rdkafka_broker.c`). But a broker that has
+    /// nothing of this producer in a partition yet takes a record with any number there (KAFKA-15591), even
+    /// if it has just refused the one before for the moment. That one is never written then.
+    Unproven,
     /// It may not have all of it, for this reason.
     Failed(Code),
 }
@@ -96,13 +104,13 @@ impl Delivery {
     pub(super) fn failed_to_enqueue(&self, error: &KafkaError, records: usize) {
         tracing::debug!(messaging.system = "kafka", %error, records, "not taken by the client");
         // What it means for the batch: a part was sent.
-        self.fail(Code::QueueFull);
+        self.fail(Outcome::Failed(Code::QueueFull));
         self.done(records);
     }
 
-    fn fail(&self, code: Code) {
+    fn fail(&self, outcome: Outcome) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.failed.get_or_insert(code);
+        state.failed.get_or_insert(outcome);
     }
 
     fn done(&self, records: usize) {
@@ -113,7 +121,7 @@ impl Delivery {
 
     fn finish(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = state.failed.map_or(Outcome::Delivered, Outcome::Failed);
+        let outcome = state.failed.unwrap_or(Outcome::Delivered);
         if let Some(reply) = state.reply.take() {
             // Whoever published may have gone.
             let _ = reply.send(outcome);
@@ -135,8 +143,13 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = Arc<Delivery>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, delivery: Arc<Delivery>) {
-        if let Err((error, _)) = result {
-            delivery.fail(error.rdkafka_error_code().unwrap_or(Code::Unknown));
+        match result {
+            Ok(record) if record.offset() >= 0 => {}
+            Ok(_) => delivery.fail(Outcome::Unproven),
+            Err((error, _)) => {
+                let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+                delivery.fail(Outcome::Failed(code));
+            }
         }
         delivery.done(1);
     }
