@@ -11,6 +11,7 @@
 //! one being polled, and the batch is dropped only when all of them are.
 
 mod flight;
+mod publish;
 mod pulse;
 mod replay;
 mod ring;
@@ -18,12 +19,10 @@ mod stats;
 
 use std::fmt;
 use std::future::Future;
-use std::mem;
 use std::num::NonZeroU64;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::Waker;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -35,12 +34,14 @@ use crate::message::{self, Dating, Position};
 use crate::trace::{self, Destination, Sending};
 use crate::transport::Transport;
 use crate::version::HybridClock;
-use crate::{Error, ErrorKind, Kind, Message, Origin, Positions, Request, Result, Topic, Version};
+use crate::{Error, Kind, Message, Origin, Positions, Request, Result, Topic, Version};
 use flight::{Flight, Waiters, WeakFlight};
 use pulse::Pulse;
 use replay::{Outcome, Replayer};
 use ring::Ring;
 use stats::{Counters, LaneStats};
+
+pub use publish::Publish;
 
 /// What a publish returns: which message the broker now has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -237,7 +238,7 @@ impl Lane {
 
     /// A future that publishes `message`, alone or with others.
     pub(crate) fn publish(&self, message: Message) -> Publish {
-        Publish::of(Stage::New { lane: self.0.clone(), message })
+        Publish::new(self.0.clone(), message)
     }
 
     /// Sends `batch` as it is, in order behind all that was sent before. The batch is on its way
@@ -526,148 +527,6 @@ struct Joined {
     place: usize,
     /// Nothing else is under way, or the batch is full: it departs now.
     departs: bool,
-}
-
-/// A publish under way.
-///
-/// # Cancel safety
-/// Dropped before it was polled, nothing was sent. Dropped later, the message may have been sent:
-/// it is taken back if its batch is still gathering; if every publish of its batch is dropped, so
-/// is the transport's future, as [`Transport::publish`] describes.
-#[must_use = "a publish does nothing until it is awaited"]
-pub struct Publish {
-    stage: Stage,
-    /// From its first poll on.
-    sending: Option<Sending>,
-}
-
-enum Stage {
-    /// Not begun.
-    New { lane: Arc<Inner>, message: Message },
-    /// In a batch that gathers, or that departed since.
-    Gathering { lane: Arc<Inner>, batch: Arc<Batch>, place: Place },
-    /// On its way.
-    Waiting { flight: Flight, place: Place },
-    /// Answered.
-    Done,
-    /// Refused before any I/O.
-    Refused(Option<Error>),
-}
-
-/// Which message of its batch this one is, for its receipt.
-#[derive(Clone, Copy)]
-struct Place {
-    origin: Origin,
-    index: usize,
-    /// The caller's version; otherwise the lane gave it one.
-    version: Option<Version>,
-}
-
-impl Place {
-    fn receipt(self, sent: Sent) -> Receipt {
-        let offset = self.index as u64;
-        let sequence = NonZeroU64::new(sent.first_sequence + offset)
-            .expect("sequences begin at 1, and 2^64 of them are never sent");
-        let clock = || Version::clock(sent.first_clock + offset, Some(self.origin));
-        Receipt {
-            position: Position { origin: self.origin, sequence },
-            version: self.version.unwrap_or_else(clock),
-        }
-    }
-}
-
-impl Publish {
-    /// A publish that was refused before any I/O.
-    pub(crate) fn refused(error: Error) -> Self {
-        Self::of(Stage::Refused(Some(error)))
-    }
-
-    fn of(stage: Stage) -> Self {
-        Self { stage, sending: None }
-    }
-}
-
-impl Future for Publish {
-    type Output = Result<Receipt>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = ready!(self.advance(cx));
-        self.stage = Stage::Done;
-        if let Some(sending) = self.sending.take() {
-            sending.end(answer.as_ref().map(drop));
-        }
-        Poll::Ready(answer)
-    }
-}
-
-impl Publish {
-    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
-        if let Stage::New { .. } = self.stage
-            && !self.begin(cx.waker())
-        {
-            return Poll::Pending;
-        }
-        if let Stage::Gathering { .. } = self.stage
-            && let Some(answer) = self.depart()
-        {
-            return Poll::Ready(answer);
-        }
-        if let Stage::Refused(error) = &mut self.stage {
-            return Poll::Ready(Err(error.take().expect("polled after it was ready")));
-        }
-        let Stage::Waiting { flight, place } = &mut self.stage else {
-            panic!("polled after it was ready");
-        };
-        let answer = ready!(Pin::new(flight).poll(cx));
-        Poll::Ready(answer.map(|sent| place.receipt(sent)))
-    }
-
-    /// Joins a batch. Whether that is to depart now.
-    fn begin(&mut self, waker: &Waker) -> bool {
-        let Stage::New { lane, mut message } = mem::replace(&mut self.stage, Stage::Done) else {
-            return false;
-        };
-        self.sending = Some(Sending::begin(&mut message, lane.destination()));
-        let (origin, version) = (lane.origin, message.version);
-        let Joined { batch, place: index, departs } = lane.join(message, waker);
-        let place = Place { origin, index, version };
-        self.stage = Stage::Gathering { lane, batch, place };
-        departs
-    }
-
-    /// Sends the batch, unless that is done. The answer, if it is there; else it is waited for.
-    fn depart(&mut self) -> Option<Result<Receipt>> {
-        let Stage::Gathering { lane, batch, place } = &self.stage else {
-            return None;
-        };
-        let Some(departed) = lane.depart(batch) else {
-            let what = "the transport panicked while it took the batch; it may have been sent";
-            return Some(Err(Error::new(ErrorKind::UnknownOutcome, what)));
-        };
-        let mut sent = *place;
-        sent.index -= departed.dropped.partition_point(|dropped| *dropped < place.index);
-        if let Some(answer) = departed.flight.answer() {
-            return Some(answer.map(|answer| sent.receipt(answer)));
-        }
-        let flight = departed.flight.at(place.index);
-        self.stage = Stage::Waiting { flight, place: sent };
-        None
-    }
-}
-
-impl Drop for Publish {
-    fn drop(&mut self) {
-        if let Stage::Gathering { lane, batch, place } = &self.stage {
-            batch.waiters.leave(Some(place.index));
-            lane.leave(batch, place.index);
-        }
-    }
-}
-
-impl fmt::Debug for Publish {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Publish")
-    }
 }
 
 /// No code under these locks panics; a poisoned one would only spread a transport's panic.

@@ -1,6 +1,7 @@
 //! The subscribing side: one task owns the connection, proves every subscription on it, and
 //! distributes what arrives.
 
+mod arrivals;
 mod probes;
 mod routes;
 mod session;
@@ -18,10 +19,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::backoff::Pauses;
-use super::{Connector, Incoming, Peer, Settings, Subscribing};
-use crate::fanout::{Arrival, Fanout};
-use crate::wire::{self, Rejection, RejectionReason};
-use crate::{Error, ErrorKind, Fence, Kind, Message, Result, Subscription, Topic};
+use super::{Connector, Peer, Settings, Subscribing};
+use crate::fanout::Fanout;
+use crate::{Error, ErrorKind, Fence, Result, Subscription, Topic};
+use arrivals::ROUND;
 use probes::Probes;
 use routes::Routes;
 use session::{Asking, DENIED_PAUSE, Echo, Handover, Outcome, PATIENCE, Session};
@@ -29,9 +30,6 @@ use session::{Asking, DENIED_PAUSE, Echo, Handover, Outcome, PATIENCE, Session};
 /// How long an old connection is kept beside the one that takes its place, so that every server of
 /// a cluster has heard of the new one's subscriptions.
 const OVERLAP: Duration = Duration::from_secs(1);
-
-/// How many messages are distributed before others get their turn.
-const ROUND: usize = 512;
 
 /// How long closing waits for the task to end by itself.
 const CLOSE_LIMIT: Duration = Duration::from_millis(1500);
@@ -460,93 +458,6 @@ where
         }
     }
 
-    /// Distributes one message and those behind it.
-    fn came(
-        &mut self,
-        incoming: Incoming<Name<C>>,
-        session: &mut Session<C::Connection>,
-    ) -> Result<(), End> {
-        if let Incoming::Ended(why) = incoming {
-            return Err(End::Lost(why));
-        }
-        self.distribute(incoming, session);
-        self.take(session, ROUND);
-        session.arrived_at = Instant::now();
-        Ok(())
-    }
-
-    /// Distributes all that waits now.
-    fn drain(&mut self, session: &mut Session<C::Connection>) {
-        self.take(session, session.connection.backlog());
-    }
-
-    /// Distributes what waits now, but not more than `most`; returns how much it was.
-    fn take(&mut self, session: &mut Session<C::Connection>, most: usize) -> usize {
-        for taken in 0..most {
-            match session.connection.try_next() {
-                Some(incoming) => self.distribute(incoming, session),
-                None => return taken,
-            }
-        }
-        most
-    }
-
-    fn distribute(&self, incoming: Incoming<Name<C>>, session: &mut Session<C::Connection>) {
-        let (name, arrival) = match incoming {
-            Incoming::Revoked { name, why } => {
-                if let Some((topic, fanout)) = self.routes.named(&name) {
-                    session.revoke(topic, fanout, &why);
-                }
-                return;
-            }
-            Incoming::Leaving => {
-                tracing::info!(messaging.system = self.peer.system, "the server asks to go");
-                session.handover = Handover::Wanted;
-                return;
-            }
-            Incoming::Body { name, body } => match self.arrival(&body) {
-                Some(arrival) => (name, arrival),
-                None => return,
-            },
-            Incoming::Message { name, message } => match self.unless_probe(message) {
-                Some(message) => (name, Ok(message)),
-                None => return,
-            },
-            Incoming::Rejected { name, rejection } => (name, Err(rejection)),
-            Incoming::Lagged(missed) => return self.routes.lagged(missed),
-            // Comes where it is waited for, and nowhere else.
-            Incoming::Ended(_) => return,
-        };
-        if let Some((topic, fanout)) = self.routes.named(&name) {
-            // What arrives proves the subscription, and comes behind the gap before it.
-            session.revive(topic, fanout);
-            fanout.arrived([arrival]);
-        }
-    }
-
-    /// What a body is; nothing, if it is a probe of ours.
-    fn arrival(&self, body: &bytes::Bytes) -> Option<Arrival> {
-        let limit = self.settings.max_body_bytes;
-        if body.len() > limit {
-            let reason = RejectionReason::TooLarge { bytes: body.len(), limit };
-            return Some(Err(Rejection::new(reason)));
-        }
-        match wire::decode(body) {
-            Ok(envelope) => self.unless_probe(envelope.message).map(Ok),
-            Err(rejection) => Some(Err(rejection)),
-        }
-    }
-
-    /// The message, if it is no probe of ours.
-    fn unless_probe(&self, message: Message) -> Option<Message> {
-        let is_probe = message.kind() == Kind::Heartbeat && message.sequence().is_none();
-        if !is_probe {
-            return Some(message);
-        }
-        self.probes.arrived(message.origin()?);
-        None
-    }
-
     /// Makes a new connection, without end; `None` if the transport is closed meanwhile.
     async fn reconnect(&mut self, why: &Error) -> Option<C::Connection> {
         let mut pauses = Pauses::new();
@@ -591,9 +502,6 @@ where
         Some(())
     }
 }
-
-/// The broker's names on the connections of `C`.
-type Name<C> = <<C as Connector>::Connection as Subscribing>::Name;
 
 /// A reader of `fanout` that tells the task when it is gone.
 fn read(fanout: &Fanout, topic: Topic, sender: mpsc::WeakUnboundedSender<Command>) -> Subscription {
