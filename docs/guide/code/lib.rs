@@ -32,6 +32,11 @@ macro_rules! chapters {
 
 chapters! { index transports freshness publishing moka versions operating testing authors wire moving questions }
 
+/// What the chapter on operating leads to.
+#[cfg(doctest)]
+#[doc = include_str!("../../OBSERVABILITY.md")]
+pub mod observability {}
+
 /// The blocks of code in this language, chapter by chapter.
 #[must_use]
 pub fn blocks(language: &str) -> Vec<String> {
