@@ -8,8 +8,9 @@ case ${1-} in
   axum-moka | outbox-free-postgres) broker=postgres variable=DATABASE_URL ;;
   custom-codec) broker=redis variable=REDIS_URL ;;
   custom-transport) broker='' variable='' ;;
+  kafka-warm-start) broker=kafka variable=KAFKA_URL ;;
   *)
-    echo "usage: example.sh axum-moka | custom-codec | custom-transport | outbox-free-postgres" >&2
+    echo "usage: example.sh axum-moka | custom-codec | custom-transport | kafka-warm-start | outbox-free-postgres" >&2
     exit 2
     ;;
 esac
