@@ -1,5 +1,6 @@
 //! What a fence costs beside the raw client's round trip.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -10,11 +11,13 @@ use hdrhistogram::Histogram;
 use hydratecache::cache::{Hydrated, Replica};
 use hydratecache::{Channel, Transport};
 use hydratecache_redis::RedisTransport;
+use tokio::task::JoinSet;
 
 use super::round_trip::microseconds;
 use crate::options::Bench;
 use crate::raw;
 use crate::report::{Figure, Goal, Ratio};
+use crate::rounds::Plan;
 
 pub(super) const FLEET: &[&str] = &["redis_fences_of_2000_processes"];
 const FLEET_SIZE: f64 = 2000.0;
@@ -66,27 +69,61 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>> {
 
 /// What the server's thread does for a fleet whose processes fence once a second each.
 pub(super) fn fleet(bench: &Bench) -> Result<Vec<Figure>> {
-    let url = bench.redis()?.url();
-    let round = || bench.run(server_share(url.to_owned(), bench.plan.round * 4));
-    let shares: Vec<f64> = (0..FLEET_ROUNDS).map(|_| round()).collect::<Result<_>>()?;
-    let figure = Figure::of_ours(FLEET[0], "% of a core", &shares);
+    let url: Arc<str> = bench.redis()?.url().into();
+    let plan = Plan { rounds: FLEET_ROUNDS, round: bench.plan.round * 4 };
+    let ours = |round| {
+        let url = url.clone();
+        bench.run(async move {
+            let _fleet = hydrations(&url).await?;
+            server_share(&url, round).await
+        })
+    };
+    let raw = |round| {
+        let url = url.clone();
+        bench.run(async move {
+            let _fleet = pinging(&url).await?;
+            server_share(&url, round).await
+        })
+    };
+    let rounds = plan.interleave(ours, raw)?;
+    let figure = Figure::of_rounds(FLEET[0], "% of a core", &rounds, Ratio::OursToRaw);
     Ok(vec![figure.with_goal(Goal::OursAtMost(5.0)).with_note(format!(
         "the server's CPU time for {CONNECTED} hydrations of a connection each, with a fence every \
-         {} ms, by the fences that it answered, times {FLEET_SIZE} a second",
+         {} ms, by the fences that it answered, times {FLEET_SIZE} a second; raw is the same of as many clients \
+         of fred that do nothing but PING",
         INTERVAL.as_millis()
     ))])
 }
 
-async fn server_share(url: String, time: Duration) -> Result<f64> {
-    let client = raw::redis::client(&url).await?;
+async fn hydrations(url: &str) -> Result<Vec<Hydrated<String, Replica<String>>>> {
     let mut fleet = Vec::with_capacity(CONNECTED);
     for _ in 0..CONNECTED {
-        let transport = RedisTransport::connect(&url).await?;
+        let transport = RedisTransport::connect(url).await?;
         let channel = Channel::<String>::new(transport, "bench.fence.fleet")?;
         let builder = Hydrated::builder(channel, Replica::<String>::new())
             .with_hydration(|hydrate| hydrate.with_fence_interval(INTERVAL));
         fleet.push(builder.start().await?);
     }
+    Ok(fleet)
+}
+
+async fn pinging(url: &str) -> Result<JoinSet<Result<()>>> {
+    let mut fleet = JoinSet::new();
+    for _ in 0..CONNECTED {
+        let client = raw::redis::client(url).await?;
+        fleet.spawn(async move {
+            let mut ticks = tokio::time::interval(INTERVAL);
+            loop {
+                ticks.tick().await;
+                client.ping::<()>(None).await?;
+            }
+        });
+    }
+    Ok(fleet)
+}
+
+async fn server_share(url: &str, time: Duration) -> Result<f64> {
+    let client = raw::redis::client(url).await?;
     tokio::time::sleep(INTERVAL * 5).await;
     let before = ServerWork::so_far(&client).await?;
     tokio::time::sleep(time).await;
