@@ -188,6 +188,9 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
     /// If the latest proof is older, a fence is asked for, shared by all who wait: one round trip
     /// to the broker. Where no fence can prove it, as in an outage, the source is asked.
     ///
+    /// Proof takes time: a fence its round trip to the broker, a load its query. An `age` below both, zero above all,
+    /// is `Unproven`.
+    ///
     /// What is proven: every write that was acknowledged to its publisher (with a publish inside
     /// the transaction: every committed one) longer ago than `age` is in the value, whoever wrote
     /// it. The source is taken for the truth: one that lags behind what it published breaks that.

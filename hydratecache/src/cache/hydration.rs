@@ -205,8 +205,8 @@ impl<T: Send + Sync + 'static> Hydration<T> {
 
     /// Waits until every write that the broker had accepted before this call is in the cache.
     ///
-    /// Costs one round trip to the broker, which all who wait at the same time share. A gap that is not repaired yet is not waited for:
-    /// look at the returned freshness.
+    /// Costs one round trip to the broker, which all who wait at the same time share. A gap that is not repaired
+    /// yet is not waited for: look at the returned freshness.
     ///
     /// # Errors
     /// Those of [`Transport::fence`]; `Timeout` if the hydrator is too far behind; `Closed`.
@@ -221,7 +221,9 @@ impl<T: Send + Sync + 'static> Hydration<T> {
     /// Waits until the write that `token` names is in the cache, or one that replaced it.
     ///
     /// If it is there already, nobody is asked. Else it costs a fence at most, which all who wait
-    /// share. If the write was lost on its way here, the repair of that gap is waited for.
+    /// share. If the write was lost on its way here, the repair of that gap is waited for. That it was lost must
+    /// show first: at the link, or by a later message or heartbeat of its publisher. A loss that nothing shows before the
+    /// fence comes back is not waited for; brokers whose links drop nothing in silence have none.
     ///
     /// # Errors
     /// `Timeout` after 30 s, as when the token is of another topic and the fence covers one server
