@@ -127,7 +127,7 @@ impl Spread {
 /// A value with as many digits as say something.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
-        small if small >= 100.0 || small == 0.0 => format!("{value:.0}"),
+        large if large >= 100.0 || large.fract() == 0.0 => format!("{value:.0}"),
         small if small >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }

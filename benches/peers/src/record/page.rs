@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{Peer, Record};
 use crate::database::VALUE_BYTES;
 use crate::figure::{Figure, Spread, number};
-use crate::measure::{HEALING, READERS, WRITES};
+use crate::measure::{HEALING, MANY_READERS, READERS, WRITES};
 
 const HEAD: &str = "# Beside its peers
 
@@ -26,6 +26,7 @@ pub(super) fn text(record: &Record, measured: &str, machine: &str) -> String {
         let _ = write!(text, "\n![{title}](./{file})\n");
     }
     text += &measuring();
+    text += &wire(record);
     text += "\n## How each is set up\n\n";
     for Peer { about, .. } in &record.peers {
         let _ = writeln!(text, "- **{}**: {}.", about.name, about.setup);
@@ -127,6 +128,30 @@ start every reader is asked for every key, and compared with the database: that 
     )
 }
 
+/// What a fleet of another size would see.
+fn wire(record: &Record) -> String {
+    let mut text = format!("\n## What takes the bytes\n\n{WIRE}");
+    for peer in &record.peers {
+        let few = peer.spread(Figure::WireRowsElsewhere);
+        let many = peer.spread(Figure::WireRowsElsewhere16);
+        let Some((few, many)) = few.zip(many) else { continue };
+        let each = (many.median - few.median) / MORE_READERS;
+        let _ = write!(text, " {}: {each:.0} bytes;", peer.about.name);
+    }
+    text.trim_end_matches(';').to_owned() + ".\n"
+}
+
+/// Of the larger fleet.
+#[allow(clippy::cast_precision_loss, reason = "a handful")]
+const MORE_READERS: f64 = (MANY_READERS - READERS) as f64;
+
+const WIRE: &str = "\
+A message of ours has 147 bytes here: the value with 100, the key with 12, the publisher and the version with 10 \
+each, and 15 for the rest; Pub/Sub puts 39 around it. It goes to the server once, and \
+to every reader once. With client-side caching the `SET` is the only message to the server, and every reader has \
+an invalidation and asks for TTL and value, which makes 222 bytes. So where the rows are in Redis anyway ours has \
+one more copy of the value on the wire, which it earns back with the sixth reader. Each further reader adds:";
+
 const FUSION_CACHE: &str = "
 ## FusionCache, quoted
 
@@ -152,8 +177,8 @@ mod tests {
         let table = table(&record());
         for line in [
             "| figure | ours | theirs | ahead |\n|---|---|---|---|\n",
-            "| read of what is there | **60.0** ns (50.0-70.0) | 120 ns | ours; theirs has 2.00 times as much |",
-            "| **3.00** bytes/s | theirs; ours has 3.00 times as much |",
+            "| read of what is there | **60** ns (50-70) | 120 ns | ours; theirs has 2.00 times as much |",
+            "| **3** bytes/s | theirs; ours has 3.00 times as much |",
             "| **0** entries | **0** entries | equal: ours, theirs |",
         ] {
             assert!(table.contains(line), "{line} is missing in\n{table}");
