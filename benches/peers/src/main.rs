@@ -76,7 +76,14 @@ async fn main() -> Result<()> {
         // Nobody is always the first.
         for number in round..round + contenders.len() {
             let Contender { about, round, .. } = &contenders[number % contenders.len()];
-            record.add(about.name, &round(&server).await?);
+            let values = match round(&server).await {
+                Ok(values) => values,
+                Err(error) => {
+                    eprintln!("{}: {error}; once more", about.name);
+                    round(&server).await?
+                }
+            };
+            record.add(about.name, &values);
         }
         println!("round {round} of {}", options.rounds);
     }

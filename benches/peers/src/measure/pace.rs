@@ -109,7 +109,8 @@ async fn write_all<P: Peer>(
         }
         let called = Instant::now();
         written.iter().try_for_each(|written| written.send((number, called)))?;
-        writer.write(&key, &value).await?;
+        // One that fails has taken its time, too, and readers will not show it.
+        let _ = writer.write(&key, &value).await;
         calls.push(called.elapsed());
     }
     sleep(AFTERWARDS).await;

@@ -28,8 +28,9 @@ impl Peer for MultiTierCache {
                 small values that are read often, and read by `get_or_compute_with`. The value goes \
                 to Redis and, in hex within JSON, to every instance, the writer included; each \
                 reader writes it to Redis once more",
-        loss: "a log line and a counter of errors at best; nothing is dropped or loaded again, and \
-               entries stay until their TTL (30 minutes here)",
+        loss: "a log line and a counter of errors at best; it connects again after 5 s, what was \
+               written until then is missed, nothing is dropped or loaded again, and entries stay \
+               until their TTL (30 minutes here)",
         stores_rows: true,
     };
 

@@ -155,13 +155,12 @@ one more copy of the value on the wire, which it earns back with the sixth reade
 const FUSION_CACHE: &str = "
 ## FusionCache, quoted
 
-FusionCache is for .NET and not run here. Its own documentation gives no figures for the propagation of a \
-write: its backplane sends a notification, at which other nodes [evict the entry and take the new one from \
-the second level at the next \
-read](https://github.com/ZiggyCreatures/FusionCache/blob/main/docs/Backplane.md), so that a read after a \
-write pays for a fetch as with the invalidating peers above; after an outage its [auto-recovery \
-](https://github.com/ZiggyCreatures/FusionCache/blob/main/docs/AutoRecovery.md) sends again what the writer \
-could not send. What a hit in memory costs was measured by \
+FusionCache is for .NET and not run here. We found no figures of its own for the propagation of a write. Its \
+[backplane](https://github.com/ZiggyCreatures/FusionCache/blob/main/docs/Backplane.md) sends a notification, at \
+which other nodes \"evict the entry\" and take the new one from the second level at the next read: a read after a \
+write pays for a fetch, as with the invalidating peers above. After an outage its \
+[auto-recovery](https://github.com/ZiggyCreatures/FusionCache/blob/main/docs/AutoRecovery.md) sends again what a \
+node could not send. What a hit in memory costs was measured by \
 [CacheTower](https://github.com/TurnerSoftware/CacheTower/blob/main/docs/Comparison.md), a competitor: 295.7 ns \
 (`FusionCache_MemoryProvider`, BenchmarkDotNet 0.13.1, .NET 6, Core i7-6700HQ). Another machine and another \
 runtime: it is no row of the table.
