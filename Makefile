@@ -14,7 +14,7 @@ MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1.0/p' Cargo.toml)
 FEATURE_SETS := cargo hack clippy --locked --workspace --ignore-private --exclude-features default,broker
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example page test check bench bench-micro benchmarks instructions instructions-baseline guide soak reconnect sim sim-bugs pgbench study audit fuzz package features msrv semver services-up services-down services-status
+.PHONY: help demo example page test check bench bench-micro benchmarks peers instructions instructions-baseline guide soak reconnect sim sim-bugs pgbench study audit fuzz package features msrv semver services-up services-down services-status
 
 help: ## Lists these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -53,6 +53,10 @@ benchmarks: ## Adds every figure to docs/benchmarks, with plots (some seven minu
 	$(SERVICES) install redis nats postgres kafka
 	cargo build --quiet --release -p hydratecache-bench
 	cargo run --quiet --release -p hydratecache-bench --bin bench -- --write docs/benchmarks $(BENCH)
+
+peers: ## Compares with multi-tier-cache, hydracache and Redis client-side caching, on record in docs/benchmarks (PEERS="--rounds 9")
+	$(SERVICES) install redis
+	cargo run --quiet --release --locked --manifest-path benches/peers/Cargo.toml -- --write docs/benchmarks $(PEERS)
 
 bench-micro: ## Times envelope, codec, tracker and caches with criterion (MICRO=decode for those with that in their names)
 	cargo bench --quiet -p hydratecache-bench -- $(MICRO)
