@@ -184,7 +184,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.ledger.begin_copy();
         let fallback = (source.clone(), self.settings.source_limit);
         let purpose = if self.contacts.is_gathering() { Purpose::Fill } else { Purpose::Repair };
-        let warm::Copy { rows, came } = warm::copy(peers, purpose, Some(fallback));
+        let warm::Copy { rows, came } =
+            warm::copy(peers, purpose, damage.to_be_covered(), Some(fallback));
         let outcome = self.scan(source, rows, None).await?;
         if self.status.borrow().disrupted_since.is_some() {
             // Neither it nor the source is of use now.

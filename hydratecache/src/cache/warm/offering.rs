@@ -12,12 +12,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::asking::{Purpose, random};
 use super::chunk::ChunkWriter;
+use super::coverage::are_covered;
 use super::digest::Level;
 use super::schedule::Schedule;
 use super::taking::PATIENCE;
 use super::{Desk, Head, WarmStart, chunk_key, most_bytes, not_sorted, random_origin};
 use crate::cache::hydration::Command;
-use crate::{Key, Message, Origin, Request, Result};
+use crate::{Key, Message, Origin, Positions, Request, Result};
 
 /// How many copies are sent at once. All who asked before one began share it.
 const MOST: usize = 2;
@@ -81,6 +82,14 @@ pub(super) enum Asked {
     Chunks(u64, u64),
     /// Parts of a digest.
     Parts(Level, Vec<u64>),
+}
+
+/// What was asked.
+struct Question {
+    number: Origin,
+    purpose: Purpose,
+    /// Whoever was not told of these losses has no answer.
+    lost: Vec<Positions>,
 }
 
 /// A copy that is offered, or under way.
@@ -156,8 +165,8 @@ impl<T: Send + Sync + 'static> Offering<T> {
 
     fn heard(&mut self, request: &Request) {
         match request {
-            Request::Wanted(question) => self.wanted(*question, Purpose::Fill),
-            Request::Compare(question) => self.wanted(*question, Purpose::Repair),
+            Request::Wanted { question, lost } => self.wanted(*question, Purpose::Fill, lost),
+            Request::Compare { question, lost } => self.wanted(*question, Purpose::Repair, lost),
             Request::Offered { to, copy, form, content_type }
                 if Purpose::of_form(*form).is_some()
                     && self.shop.desk.peers.channel.reads(content_type.as_ref()) =>
@@ -184,7 +193,7 @@ impl<T: Send + Sync + 'static> Offering<T> {
         }
     }
 
-    fn wanted(&mut self, question: Origin, purpose: Purpose) {
+    fn wanted(&mut self, question: Origin, purpose: Purpose, lost: &[Positions]) {
         self.copies.retain(|_, copy| !copy.task.is_finished());
         let (is_whole, is_soon) = {
             let status = self.shop.desk.status.borrow();
@@ -194,7 +203,7 @@ impl<T: Send + Sync + 'static> Offering<T> {
         if is_whole && busy < MOST && self.copies.len() < MOST_KEPT {
             let (takes, asked) = mpsc::channel(64);
             let (id, stage) = (random_origin(), Arc::<Stage>::default());
-            let answered = (question, purpose);
+            let answered = Question { number: question, purpose, lost: lost.to_vec() };
             let sending = self.shop.clone().send(id, answered, asked, stage.clone());
             let task = AbortOnDropHandle::new(tokio::spawn(sending));
             self.copies.insert(id, Copy { question, takes, stage, task });
@@ -218,11 +227,12 @@ struct View {
 }
 
 impl<T: Send + Sync + 'static> Shop<T> {
-    /// Offers a copy to those who heard `question`, and sends it as far as it is taken.
+    /// Offers a copy to those who heard `question`, if it is as good as the source for them, and sends it as
+    /// far as it is taken.
     async fn send(
         self: Arc<Self>,
         copy: Origin,
-        (question, purpose): (Origin, Purpose),
+        question: Question,
         mut takes: mpsc::Receiver<Asked>,
         stage: Arc<Stage>,
     ) {
@@ -230,11 +240,15 @@ impl<T: Send + Sync + 'static> Shop<T> {
         let Some((shaken, heads)) = self.proven().await else {
             return;
         };
+        let Question { number, purpose, lost } = question;
+        if !are_covered(&lost, &heads) {
+            return;
+        }
         stage.set(Stage::OFFERED);
         let peers = &self.desk.peers;
         let content_type = peers.channel.codec.content_type();
         let form = purpose.form();
-        let offered = Request::Offered { to: question, copy, form, content_type };
+        let offered = Request::Offered { to: number, copy, form, content_type };
         if peers.say(&offered).await.is_err() {
             return;
         }
