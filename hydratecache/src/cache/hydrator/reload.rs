@@ -62,7 +62,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             self.claims.clear();
             (self.settle_at, self.settled_by) = (None, None);
         }
-        self.change(|status| status.has_holes = false);
+        // Those that come meanwhile are not in what is being read.
+        let dropped = self.dropped;
         self.is_scanning = true;
         let damage = std::mem::take(&mut self.damage);
         let scanned = self.copy_or_scan(&damage).await;
@@ -100,9 +101,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 };
                 rung.increment();
                 self.backoff = backoff();
-                let is_last = self.reload_at.is_none();
+                let (is_last, is_filled) = (self.reload_at.is_none(), self.dropped == dropped);
                 self.change(|status| {
                     status.is_warm = true;
+                    status.has_holes &= !is_filled;
                     if is_last {
                         // Older messages may still be queued: how fresh this is, the next fence proves.
                         status.repaired();

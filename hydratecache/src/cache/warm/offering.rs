@@ -23,7 +23,8 @@ use crate::{Key, Message, Origin, Positions, Request, Result};
 /// How many copies are sent at once. All who asked before one began share it.
 const MOST: usize = 2;
 
-/// How many are kept in all, with those that are complete: each has a list of all keys.
+/// How many are kept in all, with those that are complete: each has a list of all keys. For a new one the complete
+/// one that is the oldest goes; whoever still misses a part of that asks for another.
 const MOST_KEPT: usize = 6;
 
 /// An offer is made at a random time within this, and not at all if another one came first.
@@ -33,7 +34,7 @@ const JITTER: Duration = Duration::from_millis(50);
 /// a moment to listen.
 const GATHERING: Duration = Duration::from_millis(30);
 
-/// A complete copy is kept for so long, for those who miss chunks of it. It hinders no other.
+/// A complete copy is kept for so long, for those who miss chunks of it, unless another one needs its place.
 const LINGERING: Duration = Duration::from_secs(3);
 
 /// Nobody is told to wait who was told so this lately.
@@ -98,6 +99,7 @@ struct Copy {
     question: Origin,
     takes: mpsc::Sender<Asked>,
     stage: Arc<Stage>,
+    began: Instant,
     task: AbortOnDropHandle<()>,
 }
 
@@ -200,13 +202,14 @@ impl<T: Send + Sync + 'static> Offering<T> {
             (status.is_whole(), status.is_soon_whole())
         };
         let busy = self.copies.values().filter(|copy| !copy.stage.is(Stage::COMPLETE)).count();
-        if is_whole && busy < MOST && self.copies.len() < MOST_KEPT {
+        if is_whole && busy < MOST {
+            self.make_room();
             let (takes, asked) = mpsc::channel(64);
             let (id, stage) = (random_origin(), Arc::<Stage>::default());
             let answered = Question { number: question, purpose, lost: lost.to_vec() };
             let sending = self.shop.clone().send(id, answered, asked, stage.clone());
             let task = AbortOnDropHandle::new(tokio::spawn(sending));
-            self.copies.insert(id, Copy { question, takes, stage, task });
+            self.copies.insert(id, Copy { question, takes, stage, began: Instant::now(), task });
         } else if (is_whole || is_soon) && self.told_at.elapsed() >= WAIT_PAUSE {
             let now = Instant::now();
             self.tells_at = self.tells_at.or(Some(now + random(JITTER)));
@@ -214,9 +217,19 @@ impl<T: Send + Sync + 'static> Offering<T> {
     }
 }
 
+impl<T> Offering<T> {
+    /// Lets one more be kept: of those that are complete, the oldest goes.
+    fn make_room(&mut self) {
+        let complete = self.copies.iter().filter(|(_, copy)| copy.stage.is(Stage::COMPLETE));
+        let oldest = complete.min_by_key(|(_, copy)| copy.began).map(|(id, _)| *id);
+        if let Some(oldest) = oldest.filter(|_| self.copies.len() >= MOST_KEPT) {
+            self.copies.remove(&oldest);
+        }
+    }
+}
+
 /// What of the cache a copy shows.
 struct View {
-    copy: Origin,
     /// In order.
     keys: Vec<Key>,
     heads: Vec<Head>,
@@ -256,22 +269,13 @@ impl<T: Send + Sync + 'static> Shop<T> {
             return;
         };
         sleep(GATHERING).await;
-        let sent = match (purpose, first) {
-            (Purpose::Repair, first) => {
+        let sent = match purpose {
+            Purpose::Repair => {
                 self.send_digest(copy, (shaken, &heads), first, &mut takes, &stage).await
             }
-            (Purpose::Fill, Asked::Chunks(first, last)) => {
-                let mut schedule = Schedule::default();
-                schedule.asked(first, last);
-                match self.keys().await {
-                    Ok(keys) => {
-                        let mut view = View { copy, keys, heads, shaken, begins: vec![0] };
-                        self.send_all(&mut view, &mut schedule, &mut takes, &stage).await
-                    }
-                    Err(error) => Err(error),
-                }
+            Purpose::Fill => {
+                self.send_copy(copy, (shaken, heads), &first, &mut takes, &stage).await
             }
-            (Purpose::Fill, Asked::Parts(..)) => return,
         };
         if sent.is_err() {
             // Those who do not hear it notice that nothing comes.
@@ -322,16 +326,20 @@ impl<T: Send + Sync + 'static> Shop<T> {
         tokio::task::spawn_blocking(sort).await.map_err(|_| not_sorted())
     }
 
-    /// Sends what is asked for, until nobody asks any more.
-    async fn send_all(
+    /// Sends the chunks that are asked for, until nobody asks any more.
+    async fn send_copy(
         &self,
-        view: &mut View,
-        schedule: &mut Schedule,
+        copy: Origin,
+        (shaken, heads): (u64, Vec<Head>),
+        first: &Asked,
         takes: &mut mpsc::Receiver<Asked>,
         stage: &Stage,
     ) -> Result<()> {
         let peers = &self.desk.peers;
-        let topic = peers.topic_of(view.copy)?;
+        let topic = peers.topic_of(copy)?;
+        let mut view = View { keys: self.keys().await?, heads, shaken, begins: vec![0] };
+        let mut schedule = Schedule::default();
+        schedule.hear(first);
         let mut pace = Pace::new(self.settings);
         loop {
             while let Ok(asked) = takes.try_recv() {
@@ -345,7 +353,7 @@ impl<T: Send + Sync + 'static> Shop<T> {
                 schedule.hear(&asked);
                 continue;
             };
-            let (bytes, is_last) = self.chunk(view, number).await?;
+            let (bytes, is_last) = self.chunk(&mut view, number).await?;
             pace.takes(bytes.len(), Instant::now());
             peers.publish(topic.clone(), Message::put(chunk_key(), bytes)).await?;
             schedule.sent(number, is_last);
