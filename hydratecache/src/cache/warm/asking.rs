@@ -26,7 +26,7 @@ const LOOKING: Duration = Duration::from_millis(400);
 /// The random part.
 const JITTER: Duration = Duration::from_millis(700);
 
-/// How long somebody has to object to a claim.
+/// How long somebody has to offer a copy after all to who claims the source.
 const CLAIMING: Duration = Duration::from_millis(250);
 
 /// How long a replica that is reading, or is busy with others, counts as alive without a sign.
@@ -98,8 +98,9 @@ pub(super) struct Asking {
 enum State {
     /// Somebody may offer a copy.
     Looking { until: Instant },
-    /// The source is about to be read, unless somebody came first.
-    Claimed { until: Instant },
+    /// The source is about to be read, unless somebody came first. All hear claims in the same order, so who
+    /// hears its own before others' is the first.
+    Claimed { since: Instant, is_first: bool },
     /// Somebody sends.
     Taking(Taking),
     /// Somebody sends what is to be compared.
@@ -165,7 +166,8 @@ impl Asking {
     /// When [`due`](Self::due) has something to say.
     pub(super) fn next_due(&self) -> Instant {
         match &self.state {
-            State::Looking { until } | State::Claimed { until } => (*until).min(self.asks_at),
+            State::Looking { until } => (*until).min(self.asks_at),
+            State::Claimed { since, is_first } => reads_at(*since, *is_first).min(self.asks_at),
             State::Taking(taking) => taking.next_due(),
             State::Comparing(comparing) => comparing.next_due(),
         }
@@ -185,6 +187,7 @@ impl Asking {
                 self.asked(*question, now);
             }
             (Request::Wait(by), _) if *by != self.me => self.waits(*by, now),
+            (Request::Wait(_), State::Claimed { is_first, .. }) => *is_first = true,
             (Request::Take { copy, first, last }, State::Taking(taking))
                 if *copy == taking.copy() =>
             {
@@ -227,7 +230,9 @@ impl Asking {
                 Step::Say(self.purpose.question(question, self.lost.clone()))
             }
             State::Looking { until } if now >= *until => self.decide(now),
-            State::Claimed { until } if now >= *until => Step::ReadTheSource,
+            State::Claimed { since, is_first } if now >= reads_at(*since, *is_first) => {
+                Step::ReadTheSource
+            }
             State::Taking(taking) if taking.is_over(now) => self.halted(now),
             State::Taking(taking) => match taking.due(now) {
                 Some((first, last)) => Step::Say(taken(taking.copy(), first, last)),
@@ -254,7 +259,7 @@ impl Asking {
     fn waits(&mut self, by: Origin, now: Instant) {
         self.others.retain(|(other, until)| *other != by && now < *until);
         self.others.push((by, now + SILENCE));
-        if matches!(self.state, State::Claimed { .. }) && by < self.me && !self.has_turn(now) {
+        if matches!(self.state, State::Claimed { is_first: false, .. }) && !self.has_turn(now) {
             self.state = looking(now);
         }
     }
@@ -271,7 +276,7 @@ impl Asking {
             if !self.has_source {
                 return Step::ReadTheSource;
             }
-            self.state = State::Claimed { until: now + CLAIMING };
+            self.state = State::Claimed { since: now, is_first: false };
             // Once more: whoever had a gap when it was asked may be whole again.
             self.asks_at = now;
             return Step::Say(Request::Wait(self.me));
@@ -298,6 +303,11 @@ fn contain(others: &[Positions], lost: &[Positions]) -> bool {
         other.origin == lost.origin && other.first <= lost.first && lost.last <= other.last
     };
     lost.iter().all(|lost| others.iter().any(|other| contains(other, lost)))
+}
+
+/// When the source is read, if nobody objects. A claim that does not come back was lost, or the link is.
+fn reads_at(claimed_at: Instant, is_first: bool) -> Instant {
+    claimed_at + if is_first { CLAIMING } else { SILENCE }
 }
 
 fn looking(now: Instant) -> State {
@@ -349,6 +359,10 @@ mod tests {
         while asking.next_due() <= until {
             let now = asking.next_due();
             let step = asking.due(now);
+            if let Step::Say(said) = &step {
+                // It hears itself as well.
+                asking.heard(said, false, now);
+            }
             let is_over = step == Step::ReadTheSource;
             steps.push((now, step));
             if is_over {
@@ -430,15 +444,21 @@ mod tests {
     }
 
     #[test]
-    fn of_two_claims_the_smaller_number_wins() {
-        for (other, is_yielding) in [(4, true), (6, false)] {
+    fn of_two_claims_the_one_that_is_heard_first_wins_however_late_that_is() {
+        for (other, is_yielding) in [(4, true), (6, true), (4, false), (6, false)] {
             let (mut asking, _) = begun();
             let mut now = asking.next_due();
             while asking.due(now) != Step::Say(Request::Wait(id(5))) {
                 now = asking.next_due();
             }
-            asking.heard(&Request::Wait(id(5)), false, now);
-            asking.heard(&Request::Wait(id(other)), false, now);
+            now += 2 * SECOND;
+            let mut claims = [other, 5];
+            if !is_yielding {
+                claims.reverse();
+            }
+            for claim in claims {
+                asking.heard(&Request::Wait(id(claim)), false, now);
+            }
             let steps = left_alone(&mut asking, now + SECOND);
             let reads = steps.iter().any(|(_, step)| *step == Step::ReadTheSource);
             assert_eq!(reads, !is_yielding);
