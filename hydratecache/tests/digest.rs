@@ -413,7 +413,9 @@ async fn of_fifty_whose_links_are_lost_one_by_one_two_at_most_read_the_source() 
         }
     }
     for (links, number) in [(later, 6), (earlier, 7)] {
-        links.iter().for_each(|(link, _)| link.heal());
+        for (link, _) in links {
+            link.heal();
+        }
         if number == 6 {
             for (_, users) in links {
                 repaired(users).await;
