@@ -20,6 +20,7 @@
 
 mod close;
 mod endurance;
+mod fleet;
 mod input;
 mod link;
 mod order;
@@ -32,6 +33,7 @@ mod unconfirmed;
 
 pub use close::*;
 pub use endurance::*;
+pub use fleet::*;
 pub use input::*;
 pub use link::*;
 pub use order::*;
@@ -93,6 +95,10 @@ macro_rules! fault_tests {
             a_lost_last_message_is_noticed_with_the_first_heartbeat
             a_replica_that_starts_beside_a_live_one_takes_its_copy
             a_writer_hears_which_replicas_have_its_write
+            of_ten_that_start_together_two_at_most_read_the_source
+            a_replica_whose_link_was_cut_fetches_what_it_missed_and_no_more
+            a_replica_whose_link_is_cut_amid_its_copy_has_all_of_it_in_the_end
+            of_ten_that_lose_their_broker_two_at_most_read_the_source
         }
         $crate::fault_tests! {
             @alone $subject;

@@ -21,6 +21,9 @@ pub(crate) const MAX_NAME_BYTES: usize = 100;
 /// How many parts of a digest one request asks for.
 pub(crate) const MOST_PARTS: usize = 256;
 
+/// How many losses a question names, with three numbers each.
+pub(crate) const MOST_LOST: usize = MOST_PARTS / 3;
+
 /// The types of requests. Numbers below 16 are those of replays, from 16 on those of copies, from 32 on
 /// what replicas say of themselves.
 mod number {
@@ -67,9 +70,13 @@ pub enum Request {
         /// What orders it among the writes of its key, as a number of the channel's domain.
         version: Option<u64>,
     },
-    /// A replica is to be filled, and would have a copy of another one. The number is of this question
-    /// alone.
-    Wanted(Origin),
+    /// A replica is to be filled, and would have a copy of another one.
+    Wanted {
+        /// The number of this question alone.
+        question: Origin,
+        /// Whoever answers must have been told of these losses: 85 at most.
+        lost: Vec<Positions>,
+    },
     /// A replica offers its copy to all who heard a question.
     Offered {
         /// The question.
@@ -95,9 +102,13 @@ pub enum Request {
     Wait(Origin),
     /// The replica that sends this copy is not whole any more: it sends no more of it.
     Withdrawn(Origin),
-    /// A replica lost messages, and would compare itself with another one. The number is of this question
-    /// alone.
-    Compare(Origin),
+    /// A replica lost messages, and would compare itself with another one.
+    Compare {
+        /// The number of this question alone.
+        question: Origin,
+        /// Whoever answers must have been told of these losses: 85 at most.
+        lost: Vec<Positions>,
+    },
     /// Parts of a digest that are to be sent, or sent again.
     Parts {
         /// The digest.
@@ -176,7 +187,9 @@ impl Request {
             Self::Unsent { position, key, version } => {
                 write_unsent(&mut encoder, *position, key.as_ref(), *version)
             }
-            Self::Wanted(id) => write_numbers(&mut encoder, number::WANTED, &[id.get()]),
+            Self::Wanted { question, lost } => {
+                write_question(&mut encoder, number::WANTED, *question, lost)
+            }
             Self::Offered { to, copy, form, content_type } => {
                 write_offered(&mut encoder, *to, *copy, *form, content_type.as_ref())
             }
@@ -186,7 +199,9 @@ impl Request {
             }
             Self::Wait(by) => write_numbers(&mut encoder, number::WAIT, &[by.get()]),
             Self::Withdrawn(copy) => write_numbers(&mut encoder, number::WITHDRAWN, &[copy.get()]),
-            Self::Compare(id) => write_numbers(&mut encoder, number::COMPARE, &[id.get()]),
+            Self::Compare { question, lost } => {
+                write_question(&mut encoder, number::COMPARE, *question, lost)
+            }
             Self::Parts { digest, level, numbers } => {
                 write_parts(&mut encoder, *digest, *level, numbers)
             }
@@ -221,10 +236,14 @@ impl Request {
                 let position = Position { origin: fields.origin?, sequence: fields.numbers[0]? };
                 Some(Self::Unsent { position, key: fields.key, version: fields.version })
             }
-            number::WANTED => fields.origin.map(Self::Wanted),
+            number::WANTED => {
+                Some(Self::Wanted { question: fields.origin?, lost: read_lost(&fields.parts)? })
+            }
             number::WAIT => fields.origin.map(Self::Wait),
             number::WITHDRAWN => fields.origin.map(Self::Withdrawn),
-            number::COMPARE => fields.origin.map(Self::Compare),
+            number::COMPARE => {
+                Some(Self::Compare { question: fields.origin?, lost: read_lost(&fields.parts)? })
+            }
             number::PARTS => Some(Self::Parts {
                 digest: fields.origin?,
                 level: fields.numbers[0]?,
@@ -338,6 +357,32 @@ fn write_offered(
     Ok(())
 }
 
+/// Losses as numbers: origin, first and last of each.
+fn write_question(
+    e: &mut Encoder<Vec<u8>>,
+    number: u64,
+    question: Origin,
+    lost: &[Positions],
+) -> Written {
+    let lost = &lost[..lost.len().min(MOST_LOST)];
+    e.map(2 + u64::from(!lost.is_empty()))?.u8(0)?.u64(number)?.u8(1)?.u64(question.get())?;
+    if !lost.is_empty() {
+        e.u8(11)?.array(3 * lost.len() as u64)?;
+    }
+    for Positions { origin, first, last } in lost {
+        e.u64(origin.get())?.u64(first.get())?.u64(last.get())?;
+    }
+    Ok(())
+}
+
+fn read_lost(numbers: &[u64]) -> Option<Vec<Positions>> {
+    let (lost, []) = numbers.as_chunks() else { return None };
+    let positions = |[origin, first, last]: &[u64; 3]| {
+        Positions::new(Origin::from_u64(*origin)?, *first, *last)
+    };
+    lost.iter().map(positions).collect()
+}
+
 fn write_parts(
     e: &mut Encoder<Vec<u8>>,
     digest: Origin,
@@ -447,7 +492,7 @@ mod tests {
                     2 => {
                         Request::Unsent { position: Position { origin, sequence: a }, key, version }
                     }
-                    3 => Request::Wanted(origin),
+                    3 => Request::Wanted { question: origin, lost: Vec::new() },
                     4 => Request::Offered {
                         to: origin,
                         copy: other,
@@ -456,7 +501,11 @@ mod tests {
                     },
                     5 => Request::Take { copy: origin, first: a.min(b), last: a.max(b) },
                     6 => Request::Withdrawn(origin),
-                    10 => Request::Compare(origin),
+                    10 => {
+                        let count =
+                            usize::try_from(b.get()).unwrap_or(usize::MAX) % (MOST_LOST + 1);
+                        Request::Compare { question: origin, lost: vec![positions; count] }
+                    }
                     11 => Request::Parts {
                         digest: origin,
                         level: a,
@@ -497,6 +546,8 @@ mod tests {
             b"\xa1\x61\x61\x01",                         // a field that is no number
             b"\xa4\x00\x18\x21\x01\x05\x06\x00\x08\xf5", // question 0
             b"\xa4\x00\x18\x21\x01\x05\x06\x01\x08\x01", // neither yes nor no
+            b"\xa3\x00\x15\x01\x05\x0b\x82\x09\x03",     // half a loss
+            b"\xa3\x00\x10\x01\x05\x0b\x83\x09\x04\x03", // a loss that ends before it begins
         ];
         for body in unknown {
             assert_eq!(Request::decode(body), None, "{body:02x?}");
@@ -514,12 +565,21 @@ mod tests {
         let offered = Request::Offered { to: id(5), copy: id(9), form: number(1), content_type };
         let take = Request::Take { copy: id(9), first: number(1), last: number(64) };
         let vectors = [
-            (Request::Wanted(id(5)), &b"\xa2\x00\x10\x01\x05"[..]),
+            (Request::Wanted { question: id(5), lost: vec![] }, &b"\xa2\x00\x10\x01\x05"[..]),
             (offered, b"\xa5\x00\x11\x01\x05\x02\x09\x03\x01\x0a\x70application/json"),
             (take, b"\xa4\x00\x12\x01\x09\x02\x01\x03\x18\x40"),
             (Request::Wait(id(5)), b"\xa2\x00\x13\x01\x05"),
             (Request::Withdrawn(id(9)), b"\xa2\x00\x14\x01\x09"),
-            (Request::Compare(id(5)), b"\xa2\x00\x15\x01\x05"),
+            (Request::Compare { question: id(5), lost: vec![] }, b"\xa2\x00\x15\x01\x05"),
+            (
+                Request::Compare {
+                    question: id(5),
+                    lost: [(9, 3, 4), (10, 7, 7)]
+                        .map(|(of, a, b)| Positions::new(id(of), a, b).expect("in order"))
+                        .into(),
+                },
+                b"\xa3\x00\x15\x01\x05\x0b\x86\x09\x03\x04\x0a\x07\x07",
+            ),
             (
                 Request::Parts { digest: id(9), level: number(2), numbers: vec![0, 300] },
                 b"\xa4\x00\x16\x01\x09\x02\x02\x0b\x82\x00\x19\x01\x2c",

@@ -12,6 +12,7 @@ use hydratecache::cache::{Freshness, GapAction, Loaded, Replica, WarmStart};
 use hydratecache::memory::MemoryTransport;
 use hydratecache::{Hydrated, Key, Result, VersionDomain};
 use support::fleet::{DOMAINS, Fate, Scene, Tapped, Users, channel, name, slow, small, value};
+use support::restart::Broker;
 use support::within;
 use tokio::time::sleep;
 
@@ -369,6 +370,68 @@ async fn of_fifty_two_at_most_read_the_source_for_rows_whose_publish_failed() {
     all_are_right(&scene, &fleet).await;
     let repaired_twice = scene.table.scans() - scans;
     assert!(repaired_once <= 2 && repaired_twice <= 2, "{repaired_once}, {repaired_twice}");
+}
+
+/// Those whose links were lost earlier than others', and come back later, lost more of a writer than anyone knows
+/// of who is whole by then. One of them reads the source, and the rest compare themselves with that one.
+#[tokio::test(start_paused = true)]
+async fn of_fifty_whose_links_are_lost_one_by_one_two_at_most_read_the_source() {
+    let (scene, broker) = (Scene::new(VersionDomain::Caller, 500), Broker::default());
+    let fleet = join_all((0..50).map(async |_| {
+        let link = broker.connect();
+        let users = scene.begin(link.clone(), small()).await;
+        within(users.ready()).await.expect("it is filled");
+        within(users.caught_up()).await.expect("the link is whole");
+        (link, users)
+    }))
+    .await;
+    let link = broker.connect();
+    let writer = channel(link.clone(), scene.versions);
+    let _answering = writer.answer_requests().await.expect("subscribes");
+    let write = async |number: usize, version: u64| -> Result<()> {
+        scene.write(&name(number), &value(number, version), version);
+        writer.put(name(number), &value(number, version)).version(version).await.map(drop)
+    };
+    write(1, 2).await.expect("accepted");
+    for (_, users) in &fleet {
+        scene.check(users).await;
+    }
+    let scans = scene.table.scans();
+    let (earlier, later) = fleet.split_at(25);
+    for (links, is_accepted) in [(earlier, true), (later, false)] {
+        for (link, users) in links {
+            link.cut();
+            let told = users.hydration().wait_until(Freshness::is_suspect);
+            within(told).await.expect("it goes on");
+        }
+        if !is_accepted {
+            link.cut();
+        }
+        for number in [3, 4, 5] {
+            let version = if is_accepted { 2 } else { 3 };
+            assert_eq!(write(number, version).await.is_ok(), is_accepted);
+        }
+    }
+    for (links, number) in [(later, 6), (earlier, 7)] {
+        for (link, _) in links {
+            link.heal();
+        }
+        if number == 6 {
+            for (_, users) in links {
+                repaired(users).await;
+            }
+            link.heal();
+        }
+        write(number, 2).await.expect("accepted");
+        for (_, users) in links {
+            repaired(users).await;
+            scene.check(users).await;
+        }
+    }
+    let scans = scene.table.scans() - scans;
+    assert_eq!(scans, 2, "one for the first who came back, and one for those who lost more");
+    let digests: u64 = fleet.iter().map(|(_, users)| users.stats().digests).sum();
+    assert_eq!(digests, 48);
 }
 
 /// A sender that began to listen behind a loss does not know of it.

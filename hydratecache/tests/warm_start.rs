@@ -324,3 +324,39 @@ async fn a_warm_start_without_a_source_or_for_a_part_is_refused() {
         assert_eq!(refused.kind(), ErrorKind::InvalidInput);
     }
 }
+
+/// The key of a message that could not be used was dropped, and no reload has brought it back.
+#[tokio::test(start_paused = true)]
+async fn a_replica_whose_reload_failed_offers_no_copy_without_what_it_dropped() {
+    const NEVER: Duration = Duration::from_secs(86_400);
+    let scene = Scene::new(VersionDomain::Caller, 50);
+    let first = scene.users().await;
+    let stranger = Channel::<u64>::builder(scene.broker.connect(), "users");
+    let stranger = stranger.with_versions(VersionDomain::Caller).build().expect("legal");
+    scene.write(&name(7), &value(7, 2), 2);
+    stranger.put(name(7), &7).version(2).await.expect("accepted");
+    within(first.caught_up()).await.expect("the link is whole");
+    assert!(first.get(&name(7)).is_none());
+    scene.table.hold_scans(NEVER);
+    first.hydration().reload().await.expect("there is a source");
+    while first.stats().reload_failures == 0 {
+        // It is tried again after a tenth of a second.
+        sleep(Duration::from_millis(10)).await;
+    }
+    first.hydration().trust().await.expect("it goes on");
+    within(first.hydration().wait_until(|it| !it.is_suspect())).await.expect("it goes on");
+    scene.table.hold_scans(Duration::ZERO);
+    let second = scene.users().await;
+    scene.check(&second).await;
+    assert_eq!((second.stats().copies, second.stats().reloads), (0, 1));
+    // Now there is one, and what the first one lacks comes with its next reload.
+    first.hydration().reload().await.expect("there is a source");
+    while first.stats().reloads < 2 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    scene.check(&first).await;
+    drop(second);
+    let third = scene.users().await;
+    scene.check(&third).await;
+    assert_eq!(third.stats().copies, 1);
+}

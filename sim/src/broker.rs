@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use fastrand::Rng;
-use hydratecache::{Kind, Message, wire};
+use hydratecache::{Kind, Message, Origin, Request as Asked, wire};
 use tokio_util::sync::CancellationToken;
 
 use crate::network::{Pipe, pipe};
@@ -55,6 +55,10 @@ struct State {
     /// How often that happens to what nobody relies on: to requests, and to chunks of copies.
     copy_loss: f64,
     rng: Rng,
+    /// Questions of replicas that say what they lost.
+    questions: BTreeSet<Origin>,
+    /// How many of them were answered.
+    answered: u64,
 }
 
 #[derive(Debug)]
@@ -76,8 +80,16 @@ impl Broker {
             doubling: 0.0,
             copy_loss,
             rng,
+            questions: BTreeSet::new(),
+            answered: 0,
         };
         Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// How many questions that say what was lost were asked and not answered, and how many were answered.
+    pub(crate) fn questions(&self) -> (u64, u64) {
+        let state = self.lock();
+        (state.questions.len() as u64, state.answered)
     }
 
     /// A new connection from `site`: what it asks goes into the returned pipe. `None`: the broker is
@@ -158,6 +170,17 @@ impl State {
         let is_write = message.kind().is_write() && topic == TOPIC;
         if is_write {
             self.oracle.accepted(&message);
+        }
+        match Asked::decode(message.payload()).filter(|_| message.kind() == Kind::Request) {
+            Some(Asked::Wanted { question, lost } | Asked::Compare { question, lost })
+                if !lost.is_empty() =>
+            {
+                self.questions.insert(question);
+            }
+            Some(Asked::Offered { to, .. }) => {
+                self.answered += u64::from(self.questions.remove(&to));
+            }
+            _ => {}
         }
         let (loss, doubling) =
             if is_write { (self.loss, self.doubling) } else { self.of_no_write(&message) };

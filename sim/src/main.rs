@@ -35,7 +35,9 @@ fn main() -> ExitCode {
     if let Some(seed) = arguments.seed {
         let report = simulate(seed, true);
         eprintln!("trace {:016x}", report.trace);
-        return conclude(1, report.events, report.digests, report.violations.len() as u64);
+        let (asked, answered) = report.questions;
+        let violations = report.violations.len() as u64;
+        return conclude(1, [report.events, report.digests, asked, answered, violations]);
     }
     let Arguments { seeds, first, stop, .. } = arguments;
     if let Some(seed) =
@@ -44,7 +46,8 @@ fn main() -> ExitCode {
         eprintln!("seed {seed} does not repeat; build with --cfg tokio_unstable, as make sim does");
         return ExitCode::from(2);
     }
-    let [next, events, digests, violations] = [(); 4].map(|()| AtomicU64::new(0));
+    let [next, events, digests, unanswered, answered, violations] =
+        [(); 6].map(|()| AtomicU64::new(0));
     let is_over = AtomicBool::new(false);
     let work = || {
         while !is_over.load(Ordering::Relaxed) {
@@ -56,6 +59,8 @@ fn main() -> ExitCode {
             let report = simulate(seed, false);
             events.fetch_add(report.events, Ordering::Relaxed);
             digests.fetch_add(report.digests, Ordering::Relaxed);
+            unanswered.fetch_add(report.questions.0, Ordering::Relaxed);
+            answered.fetch_add(report.questions.1, Ordering::Relaxed);
             violations.fetch_add(report.violations.len() as u64, Ordering::Relaxed);
             if let Some(violation) = report.violations.first() {
                 eprintln!("seed {seed}: {violation}");
@@ -68,16 +73,19 @@ fn main() -> ExitCode {
             scope.spawn(work);
         }
     });
-    let [next, events, digests, violations] =
-        [next, events, digests, violations].map(AtomicU64::into_inner);
-    conclude(next.min(seeds), events, digests, violations)
+    let counts = [events, digests, unanswered, answered, violations].map(AtomicU64::into_inner);
+    conclude(next.into_inner().min(seeds), counts)
 }
 
 fn repeats(seed: u64) -> bool {
     simulate(seed, false).trace == simulate(seed, false).trace
 }
 
-fn conclude(seeds: u64, events: u64, digests: u64, violations: u64) -> ExitCode {
-    println!("sim: seeds={seeds} events={events} digests={digests} violations={violations}");
+fn conclude(seeds: u64, counts: [u64; 5]) -> ExitCode {
+    let [events, digests, unanswered, answered, violations] = counts;
+    println!(
+        "sim: seeds={seeds} events={events} digests={digests} losses_answered={answered} \
+         losses_unanswered={unanswered} violations={violations}"
+    );
     if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

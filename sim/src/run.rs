@@ -32,6 +32,8 @@ pub struct Report {
     pub events: u64,
     /// How often replicas that lived to the end were repaired by digests of others.
     pub digests: u64,
+    /// How many questions to those who were told of the same losses nobody answered, and how many somebody did.
+    pub questions: (u64, u64),
     /// Broken promises, in the order in which they were found.
     pub violations: Vec<String>,
     /// Stands for all that happened, and when: the same for every run of a seed.
@@ -85,7 +87,8 @@ async fn live(seed: u64, is_shown: bool) -> Report {
     let mut digests = 0;
     simulation.each(|_, life| digests += life.hydration.stats().digests);
     let (events, violations, trace) = oracle.findings();
-    Report { events, digests, violations, trace }
+    let questions = simulation.broker.questions();
+    Report { events, digests, questions, violations, trace }
 }
 
 struct Simulation {

@@ -7,11 +7,13 @@ use fred::types::config::Config;
 use futures::future::join_all;
 use hydratecache::{ErrorKind, Transport};
 use hydratecache_redis::RedisTransport;
+use hydratecache_testkit::faults::of_so_many_that_lose_their_broker_two_at_most_read_the_source;
 use hydratecache_testkit::faults::support::{
     Listener, Writer, in_time, millis, secs, topic, until,
 };
 use hydratecache_testkit::proxy::{Direction, FaultProxy};
 
+use crate::subject::Redis;
 use crate::support::redis;
 
 #[tokio::test]
@@ -76,4 +78,11 @@ async fn a_callers_client_that_was_never_connected_is_an_error_in_time() {
     let mut writer = Writer::new(&transport, &topic("users"));
     let error = in_time("a publish", millis(5500), writer.send()).await;
     assert!(error.expect_err("not connected").is_retryable());
+}
+
+/// As many as a service has in a large deployment, each of which writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_fifty_that_lose_their_broker_two_at_most_read_the_source() {
+    let subject = Redis::start().await;
+    of_so_many_that_lose_their_broker_two_at_most_read_the_source(&subject, 50).await;
 }

@@ -74,6 +74,8 @@ pub(super) struct Hydrator<T, C> {
     /// comes late is older.
     holds_unversioned: bool,
     is_scanning: bool,
+    /// How often a key was dropped because its message could not be used, or all after a gap.
+    dropped: u64,
     /// How many gaps there were.
     epoch: u32,
     /// Everything that was missing has come, and what it asked to be loaded was asked for before this.
@@ -176,6 +178,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             _listening: channel.lane.listen(),
             holds_unversioned: false,
             is_scanning: false,
+            dropped: 0,
             epoch: 0,
             repaired_at: None,
             reload_at: reads_first.then_some(now),
@@ -419,6 +422,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             GapAction::Reload | GapAction::Clear => {
                 self.reload_at = None;
                 self.drop_all().await;
+                self.dropped += 1;
                 self.change(|status| {
                     // It is no copy for others.
                     status.has_holes = true;

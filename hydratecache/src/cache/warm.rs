@@ -58,7 +58,8 @@ use crate::{Key, Limits, Message, Origin, Position, Positions, Request, Result, 
 /// and nothing else is sent.
 ///
 /// A replica that was told of a loss is repaired by one that was told of it as well: it may be of a row that was
-/// written while its publish failed, of which the source alone is sure to know. Else the source is read. So it is
+/// written while its publish failed, of which the source alone is sure to know. So it names its losses when it asks,
+/// and others do not answer. If nobody does, one replica reads the source, and repairs those who wait. The source is read at once
 /// where the user [asks](super::Hydration::reload) for it, and where the load of a single key failed. Meanwhile entries
 /// are suspect, for up to a second and a half longer than without this, if nobody answers.
 ///
@@ -304,7 +305,7 @@ impl<T: Send + Sync + 'static> Peers<T> {
                 tokio::select! {
                     _ = signs.tick() => {}
                     request = heard.recv() => match request {
-                        Ok(Request::Wanted(_) | Request::Compare(_)) => {}
+                        Ok(Request::Wanted { .. } | Request::Compare { .. }) => {}
                         Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => continue,
                         Err(broadcast::error::RecvError::Closed) => return,
                     },

@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod fleet;
+pub(crate) mod restart;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

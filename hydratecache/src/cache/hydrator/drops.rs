@@ -16,6 +16,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         for version in [version, resident].into_iter().flatten() {
             self.ledger.put(key, version, Instant::now());
         }
+        self.dropped += 1;
         self.change(|status| {
             status.has_holes = true;
             status.shaken += 1;

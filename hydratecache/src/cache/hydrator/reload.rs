@@ -62,7 +62,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             self.claims.clear();
             (self.settle_at, self.settled_by) = (None, None);
         }
-        self.change(|status| status.has_holes = false);
+        // Those that come meanwhile are not in what is being read.
+        let dropped = self.dropped;
         self.is_scanning = true;
         let damage = std::mem::take(&mut self.damage);
         let scanned = self.copy_or_scan(&damage).await;
@@ -100,9 +101,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 };
                 rung.increment();
                 self.backoff = backoff();
-                let is_last = self.reload_at.is_none();
+                let (is_last, is_filled) = (self.reload_at.is_none(), self.dropped == dropped);
                 self.change(|status| {
                     status.is_warm = true;
+                    status.has_holes &= !is_filled;
                     if is_last {
                         // Older messages may still be queued: how fresh this is, the next fence proves.
                         status.repaired();
@@ -184,7 +186,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.ledger.begin_copy();
         let fallback = (source.clone(), self.settings.source_limit);
         let purpose = if self.contacts.is_gathering() { Purpose::Fill } else { Purpose::Repair };
-        let warm::Copy { rows, came } = warm::copy(peers, purpose, Some(fallback));
+        let warm::Copy { rows, came } =
+            warm::copy(peers, purpose, damage.to_be_covered(), Some(fallback));
         let outcome = self.scan(source, rows, None).await?;
         if self.status.borrow().disrupted_since.is_some() {
             // Neither it nor the source is of use now.

@@ -14,7 +14,7 @@ use super::comparing::Comparing;
 use super::digest::Level;
 use super::taking::Taking;
 use super::{chunk, digest, random_origin};
-use crate::{Origin, Request};
+use crate::{Origin, Positions, Request};
 
 /// Nobody asks later than this after the start, so that of many that start together some ask.
 const FIRST_QUESTION: Duration = Duration::from_millis(100);
@@ -26,7 +26,7 @@ const LOOKING: Duration = Duration::from_millis(400);
 /// The random part.
 const JITTER: Duration = Duration::from_millis(700);
 
-/// How long somebody has to object to a claim.
+/// How long somebody has to offer a copy after all to who claims the source.
 const CLAIMING: Duration = Duration::from_millis(250);
 
 /// How long a replica that is reading, or is busy with others, counts as alive without a sign.
@@ -67,10 +67,10 @@ impl Purpose {
         [Self::Fill, Self::Repair].into_iter().find(|purpose| purpose.form() == form)
     }
 
-    fn question(self, number: Origin) -> Request {
+    fn question(self, question: Origin, lost: Vec<Positions>) -> Request {
         match self {
-            Self::Fill => Request::Wanted(number),
-            Self::Repair => Request::Compare(number),
+            Self::Fill => Request::Wanted { question, lost },
+            Self::Repair => Request::Compare { question, lost },
         }
     }
 }
@@ -79,9 +79,11 @@ impl Purpose {
 pub(super) struct Asking {
     me: Origin,
     purpose: Purpose,
+    /// What whoever answers must have been told of.
+    lost: Vec<Positions>,
     state: State,
     /// Questions that were heard since this began, its own among them: whoever answers one of them
-    /// asks for its proof later than this replica began to listen.
+    /// asks for its proof later than this replica began to listen, and was told of all that was lost here.
     questions: VecDeque<Origin>,
     /// When the next question is due, unless somebody else asks.
     asks_at: Instant,
@@ -96,8 +98,9 @@ pub(super) struct Asking {
 enum State {
     /// Somebody may offer a copy.
     Looking { until: Instant },
-    /// The source is about to be read, unless somebody came first.
-    Claimed { until: Instant },
+    /// The source is about to be read, unless somebody came first. All hear claims in the same order, so who
+    /// hears its own before others' is the first.
+    Claimed { since: Instant, is_first: bool },
     /// Somebody sends.
     Taking(Taking),
     /// Somebody sends what is to be compared.
@@ -120,6 +123,7 @@ impl Asking {
         Self {
             me,
             purpose,
+            lost: Vec::new(),
             state: looking(now),
             questions: VecDeque::new(),
             asks_at: now + random(FIRST_QUESTION),
@@ -133,6 +137,11 @@ impl Asking {
     /// The same for somebody to whom [`Step::ReadTheSource`] means that there is no copy.
     pub(super) fn without_source(self) -> Self {
         Self { has_source: false, ..self }
+    }
+
+    /// The same for somebody who was told of these losses, which some others may not have been.
+    pub(super) fn with_lost(self, lost: Vec<Positions>) -> Self {
+        Self { lost, ..self }
     }
 
     pub(super) fn purpose(&self) -> Purpose {
@@ -157,7 +166,8 @@ impl Asking {
     /// When [`due`](Self::due) has something to say.
     pub(super) fn next_due(&self) -> Instant {
         match &self.state {
-            State::Looking { until } | State::Claimed { until } => (*until).min(self.asks_at),
+            State::Looking { until } => (*until).min(self.asks_at),
+            State::Claimed { since, is_first } => reads_at(*since, *is_first).min(self.asks_at),
             State::Taking(taking) => taking.next_due(),
             State::Comparing(comparing) => comparing.next_due(),
         }
@@ -166,13 +176,18 @@ impl Asking {
     /// Another replica, or this one, said something. `is_usable`: what is offered can be read here.
     pub(super) fn heard(&mut self, request: &Request, is_usable: bool, now: Instant) -> Step {
         match (request, &mut self.state) {
-            (Request::Wanted(question), _) if self.purpose == Purpose::Fill => {
+            (Request::Wanted { question, lost }, _)
+                if self.purpose == Purpose::Fill && contain(lost, &self.lost) =>
+            {
                 self.asked(*question, now);
             }
-            (Request::Compare(question), _) if self.purpose == Purpose::Repair => {
+            (Request::Compare { question, lost }, _)
+                if self.purpose == Purpose::Repair && contain(lost, &self.lost) =>
+            {
                 self.asked(*question, now);
             }
             (Request::Wait(by), _) if *by != self.me => self.waits(*by, now),
+            (Request::Wait(_), State::Claimed { is_first, .. }) => *is_first = true,
             (Request::Take { copy, first, last }, State::Taking(taking))
                 if *copy == taking.copy() =>
             {
@@ -212,10 +227,12 @@ impl Asking {
             State::Looking { .. } | State::Claimed { .. } if now >= self.asks_at => {
                 let question = random_origin();
                 self.asked(question, now);
-                Step::Say(self.purpose.question(question))
+                Step::Say(self.purpose.question(question, self.lost.clone()))
             }
             State::Looking { until } if now >= *until => self.decide(now),
-            State::Claimed { until } if now >= *until => Step::ReadTheSource,
+            State::Claimed { since, is_first } if now >= reads_at(*since, *is_first) => {
+                Step::ReadTheSource
+            }
             State::Taking(taking) if taking.is_over(now) => self.halted(now),
             State::Taking(taking) => match taking.due(now) {
                 Some((first, last)) => Step::Say(taken(taking.copy(), first, last)),
@@ -242,7 +259,7 @@ impl Asking {
     fn waits(&mut self, by: Origin, now: Instant) {
         self.others.retain(|(other, until)| *other != by && now < *until);
         self.others.push((by, now + SILENCE));
-        if matches!(self.state, State::Claimed { .. }) && by < self.me && !self.has_turn(now) {
+        if matches!(self.state, State::Claimed { is_first: false, .. }) && !self.has_turn(now) {
             self.state = looking(now);
         }
     }
@@ -259,7 +276,7 @@ impl Asking {
             if !self.has_source {
                 return Step::ReadTheSource;
             }
-            self.state = State::Claimed { until: now + CLAIMING };
+            self.state = State::Claimed { since: now, is_first: false };
             // Once more: whoever had a gap when it was asked may be whole again.
             self.asks_at = now;
             return Step::Say(Request::Wait(self.me));
@@ -278,6 +295,19 @@ impl Asking {
         self.asks_at = now + random(FIRST_QUESTION);
         Step::Nothing
     }
+}
+
+/// Whether each of `lost` is part of one of `others`.
+fn contain(others: &[Positions], lost: &[Positions]) -> bool {
+    let contains = |other: &Positions, lost: &Positions| {
+        other.origin == lost.origin && other.first <= lost.first && lost.last <= other.last
+    };
+    lost.iter().all(|lost| others.iter().any(|other| contains(other, lost)))
+}
+
+/// When the source is read, if nobody objects. A claim that does not come back was lost, or the link is.
+fn reads_at(claimed_at: Instant, is_first: bool) -> Instant {
+    claimed_at + if is_first { CLAIMING } else { SILENCE }
 }
 
 fn looking(now: Instant) -> State {
@@ -315,6 +345,10 @@ mod tests {
         (Asking::begin(id(5), Purpose::Fill, now), now)
     }
 
+    fn wanted(question: u64) -> Request {
+        Request::Wanted { question: id(question), lost: Vec::new() }
+    }
+
     fn offered(to: u64, copy: u64) -> Request {
         Request::Offered { to: id(to), copy: id(copy), form: FORM, content_type: None }
     }
@@ -325,6 +359,10 @@ mod tests {
         while asking.next_due() <= until {
             let now = asking.next_due();
             let step = asking.due(now);
+            if let Step::Say(said) = &step {
+                // It hears itself as well.
+                asking.heard(said, false, now);
+            }
             let is_over = step == Step::ReadTheSource;
             steps.push((now, step));
             if is_over {
@@ -338,7 +376,7 @@ mod tests {
     fn an_offer_is_taken_if_it_answers_a_question_that_was_heard() {
         let (mut asking, now) = begun();
         assert_eq!(asking.heard(&offered(7, 9), true, now), Step::Nothing, "asked before");
-        asking.heard(&Request::Wanted(id(7)), false, now);
+        asking.heard(&wanted(7), false, now);
         assert_eq!(asking.heard(&offered(7, 9), false, now), Step::Nothing, "not to be read here");
         assert_eq!(asking.heard(&offered(7, 9), true, now), Step::Listen(id(9)));
         assert_eq!(asking.heard(&offered(7, 8), true, now), Step::Nothing, "one is enough");
@@ -349,10 +387,29 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_to_somebody_who_lost_less_is_no_answer() {
+        let now = Instant::now();
+        let lost = |first, last| vec![Positions::new(id(1), first, last).expect("in order")];
+        let mut asking = Asking::begin(id(5), Purpose::Repair, now).with_lost(lost(4, 6));
+        for (number, lost) in [(7, vec![]), (8, lost(5, 6)), (9, lost(4, 9))] {
+            let question = Request::Compare { question: id(number), lost };
+            asking.heard(&question, false, now);
+            let step = asking.heard(&offered(number, 1), true, now);
+            assert_eq!(step == Step::Listen(id(1)), number == 9, "{number}");
+        }
+        let (mut asking, now) = begun();
+        asking = asking.with_lost(lost(4, 6));
+        let due = asking.asks_at;
+        let said = asking.due(due);
+        assert!(matches!(said, Step::Say(Request::Wanted { lost: it, .. }) if it == lost(4, 6)));
+        assert!(due >= now);
+    }
+
+    #[test]
     fn nobody_asks_again_who_heard_another_one_ask() {
         let (mut asking, mut now) = begun();
         for question in 100..120 {
-            asking.heard(&Request::Wanted(id(question)), false, now);
+            asking.heard(&wanted(question), false, now);
             asking.heard(&Request::Wait(id(4)), false, now);
             let steps = left_alone(&mut asking, now + SECOND);
             assert!(steps.iter().all(|(_, step)| *step == Step::Nothing), "{steps:?}");
@@ -368,7 +425,7 @@ mod tests {
             panic!("{steps:?}");
         };
         for question in [first, again] {
-            assert!(matches!(question, Step::Say(Request::Wanted(_))), "{steps:?}");
+            assert!(matches!(question, Step::Say(Request::Wanted { .. })), "{steps:?}");
         }
         assert_eq!(*claim, Step::Say(Request::Wait(id(5))));
     }
@@ -377,24 +434,31 @@ mod tests {
     fn whoever_has_no_source_claims_none() {
         let (asking, now) = begun();
         let steps = left_alone(&mut asking.without_source(), now + 3 * SECOND);
-        let [(_, Step::Say(Request::Wanted(_))), rest @ .., (_, Step::ReadTheSource)] = &steps[..]
+        let [(_, Step::Say(Request::Wanted { .. })), rest @ .., (_, Step::ReadTheSource)] =
+            &steps[..]
         else {
             panic!("{steps:?}");
         };
-        let is_question = |step: &Step| matches!(step, Step::Say(Request::Wanted(_)));
+        let is_question = |step: &Step| matches!(step, Step::Say(Request::Wanted { .. }));
         assert!(rest.iter().all(|(_, step)| is_question(step)), "{rest:?}");
     }
 
     #[test]
-    fn of_two_claims_the_smaller_number_wins() {
-        for (other, is_yielding) in [(4, true), (6, false)] {
+    fn of_two_claims_the_one_that_is_heard_first_wins_however_late_that_is() {
+        for (other, is_yielding) in [(4, true), (6, true), (4, false), (6, false)] {
             let (mut asking, _) = begun();
             let mut now = asking.next_due();
             while asking.due(now) != Step::Say(Request::Wait(id(5))) {
                 now = asking.next_due();
             }
-            asking.heard(&Request::Wait(id(5)), false, now);
-            asking.heard(&Request::Wait(id(other)), false, now);
+            now += 2 * SECOND;
+            let mut claims = [other, 5];
+            if !is_yielding {
+                claims.reverse();
+            }
+            for claim in claims {
+                asking.heard(&Request::Wait(id(claim)), false, now);
+            }
             let steps = left_alone(&mut asking, now + SECOND);
             let reads = steps.iter().any(|(_, step)| *step == Step::ReadTheSource);
             assert_eq!(reads, !is_yielding);
@@ -408,7 +472,7 @@ mod tests {
         while now < began + 100 * SECOND {
             asking.heard(&Request::Wait(id(4)), false, now);
             let steps = left_alone(&mut asking, now + SECOND);
-            let is_question = |step: &Step| matches!(step, Step::Say(Request::Wanted(_)));
+            let is_question = |step: &Step| matches!(step, Step::Say(Request::Wanted { .. }));
             assert!(steps.iter().all(|(_, step)| is_question(step) || *step == Step::Nothing));
             now += SECOND;
         }
@@ -439,7 +503,7 @@ mod tests {
     fn a_copy_that_is_withdrawn_or_halts_is_begun_again_elsewhere_and_not_for_ever() {
         let (mut asking, mut now) = begun();
         let take = |asking: &mut Asking, now| {
-            asking.heard(&Request::Wanted(id(7)), false, now);
+            asking.heard(&wanted(7), false, now);
             assert_eq!(asking.heard(&offered(7, 9), true, now), Step::Listen(id(9)));
         };
         for round in 1..MOST_HALTS {

@@ -20,7 +20,7 @@ use super::{Head, PUBLISH_LIMIT, Peers, random_origin};
 use crate::cache::hydrator::reload::source_is_slow;
 use crate::cache::{Loaded, Source, SourceError};
 use crate::transport::{Signal, Subscription};
-use crate::{Error, ErrorKind, Key, Kind, Origin, Request, Result, Ttl, VersionDomain};
+use crate::{Error, ErrorKind, Key, Kind, Origin, Positions, Request, Result, Ttl, VersionDomain};
 
 /// How many rows wait for the hydrator: what a chunk of small entries holds.
 const ROWS: usize = 512;
@@ -46,16 +46,17 @@ pub(in crate::cache) struct Came {
     pub(in crate::cache) is_digest: bool,
 }
 
-/// Has a copy of another replica taken, or what differs from it. Without a source, and how long that may
+/// Has a copy of another replica taken that was told of what was `lost` here, or what differs from it. Without a source, and how long that may
 /// take, nobody is told that the source will be read.
 pub(in crate::cache) fn copy<T: Send + Sync + 'static>(
     peers: &Peers<T>,
     purpose: Purpose,
+    lost: Vec<Positions>,
     source: Option<(Arc<dyn Source<T>>, Duration)>,
 ) -> Copy<T> {
     let (rows, yielded) = mpsc::channel(ROWS);
     let (came_to, came) = oneshot::channel();
-    let copying = Copying { peers: peers.clone(), source, rows };
+    let copying = Copying { peers: peers.clone(), lost, source, rows };
     let task = AbortOnDropHandle::new(tokio::spawn(copying.run(purpose, came_to)));
     let next = |(mut yielded, task): (mpsc::Receiver<Row<T>>, AbortOnDropHandle<()>)| async move {
         let row = yielded.recv().await?;
@@ -66,6 +67,7 @@ pub(in crate::cache) fn copy<T: Send + Sync + 'static>(
 
 struct Copying<T> {
     peers: Peers<T>,
+    lost: Vec<Positions>,
     source: Option<(Arc<dyn Source<T>>, Duration)>,
     rows: mpsc::Sender<Row<T>>,
 }
@@ -88,6 +90,7 @@ impl<T: Send + Sync + 'static> Copying<T> {
 
     fn asking(&self, purpose: Purpose) -> Asking {
         let asking = Asking::begin(random_origin(), purpose, Instant::now());
+        let asking = asking.with_lost(self.lost.clone());
         if self.source.is_some() { asking } else { asking.without_source() }
     }
 
@@ -149,11 +152,8 @@ impl<T: Send + Sync + 'static> Copying<T> {
                     };
                     let items = differing.compare(&self.peers, comparing, part).await;
                     self.forward(items).await?;
-                    if differing.is_too_much() {
-                        return self.copied().await;
-                    }
-                    if comparing.is_complete() && !differing.is_whole() {
-                        // A sender that says less than it has to.
+                    let says_too_little = comparing.is_complete() && !differing.is_whole();
+                    if differing.is_too_much() || says_too_little {
                         return self.copied().await;
                     }
                     if comparing.is_complete() {

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::num::NonZeroU64;
 
 use super::Head;
+use crate::request::MOST_LOST;
 use crate::{Origin, Position, Positions};
 
 /// How many publishers are remembered, at some 30 bytes each. For others this replica does not vouch.
@@ -112,9 +113,23 @@ impl Damage {
 
     /// Whether a replica with these heads was told of all that this one was told of.
     pub(in crate::cache) fn is_covered_by(&self, heads: &[Head]) -> bool {
-        let is_covered = |lost: &Positions| heads.iter().any(|head| head.covers(*lost));
-        self.lost.iter().all(is_covered)
+        are_covered(&self.lost, heads)
     }
+
+    /// What whoever answers must have been told of: of more than there is room for in a question, the first,
+    /// in the same order everywhere. Whoever was told of these usually was of the rest, which is seen by its heads.
+    pub(in crate::cache) fn to_be_covered(&self) -> Vec<Positions> {
+        let mut lost = self.lost.clone();
+        lost.sort_unstable_by_key(|lost| (lost.origin.get(), lost.first));
+        lost.truncate(MOST_LOST);
+        lost
+    }
+}
+
+/// Whether a replica with these heads was told of the loss of all that is `lost`.
+pub(super) fn are_covered(lost: &[Positions], heads: &[Head]) -> bool {
+    let is_covered = |lost: &Positions| heads.iter().any(|head| head.covers(*lost));
+    lost.iter().all(is_covered)
 }
 
 #[cfg(test)]

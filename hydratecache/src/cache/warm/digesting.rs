@@ -28,7 +28,7 @@ const MOST_WAITING: usize = 65_536;
 /// How many entries are hashed before others get their turn.
 const ROUND: usize = 512;
 
-/// A digest is kept for so long after the last question. It hinders no other.
+/// A digest is kept for so long after the last question, unless another copy or digest needs its place.
 const LINGERING: Duration = Duration::from_secs(10);
 
 impl<T: Send + Sync + 'static> Peers<T> {

@@ -80,7 +80,7 @@ impl<T: Send + Sync + 'static> ReplicaCopy<T> {
     fn begin(channel: Arc<Inner<T>>, subscription: Subscription) -> Self {
         let counters = Arc::new(Counters::new(&channel.labels()));
         let peers = Peers::new(channel, counters, Arc::new(Nothing), Duration::ZERO);
-        let Copy { rows, .. } = copy(&peers, Purpose::Fill, None);
+        let Copy { rows, .. } = copy(&peers, Purpose::Fill, Vec::new(), None);
         let hearing = AbortOnDropHandle::new(tokio::spawn(hear(peers, subscription)));
         Self { entries: rows.map(entry).boxed(), _hearing: hearing }
     }

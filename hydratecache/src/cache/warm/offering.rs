@@ -12,17 +12,19 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::asking::{Purpose, random};
 use super::chunk::ChunkWriter;
+use super::coverage::are_covered;
 use super::digest::Level;
 use super::schedule::Schedule;
 use super::taking::PATIENCE;
 use super::{Desk, Head, WarmStart, chunk_key, most_bytes, not_sorted, random_origin};
 use crate::cache::hydration::Command;
-use crate::{Key, Message, Origin, Request, Result};
+use crate::{Key, Message, Origin, Positions, Request, Result};
 
 /// How many copies are sent at once. All who asked before one began share it.
 const MOST: usize = 2;
 
-/// How many are kept in all, with those that are complete: each has a list of all keys.
+/// How many are kept in all, with those that are complete: each has a list of all keys. For a new one the complete
+/// one that is the oldest goes; whoever still misses a part of that asks for another.
 const MOST_KEPT: usize = 6;
 
 /// An offer is made at a random time within this, and not at all if another one came first.
@@ -32,7 +34,7 @@ const JITTER: Duration = Duration::from_millis(50);
 /// a moment to listen.
 const GATHERING: Duration = Duration::from_millis(30);
 
-/// A complete copy is kept for so long, for those who miss chunks of it. It hinders no other.
+/// A complete copy is kept for so long, for those who miss chunks of it, unless another one needs its place.
 const LINGERING: Duration = Duration::from_secs(3);
 
 /// Nobody is told to wait who was told so this lately.
@@ -83,12 +85,21 @@ pub(super) enum Asked {
     Parts(Level, Vec<u64>),
 }
 
+/// What was asked.
+struct Question {
+    number: Origin,
+    purpose: Purpose,
+    /// Whoever was not told of these losses has no answer.
+    lost: Vec<Positions>,
+}
+
 /// A copy that is offered, or under way.
 struct Copy {
     /// The question that it answers.
     question: Origin,
     takes: mpsc::Sender<Asked>,
     stage: Arc<Stage>,
+    began: Instant,
     task: AbortOnDropHandle<()>,
 }
 
@@ -156,8 +167,8 @@ impl<T: Send + Sync + 'static> Offering<T> {
 
     fn heard(&mut self, request: &Request) {
         match request {
-            Request::Wanted(question) => self.wanted(*question, Purpose::Fill),
-            Request::Compare(question) => self.wanted(*question, Purpose::Repair),
+            Request::Wanted { question, lost } => self.wanted(*question, Purpose::Fill, lost),
+            Request::Compare { question, lost } => self.wanted(*question, Purpose::Repair, lost),
             Request::Offered { to, copy, form, content_type }
                 if Purpose::of_form(*form).is_some()
                     && self.shop.desk.peers.channel.reads(content_type.as_ref()) =>
@@ -184,20 +195,21 @@ impl<T: Send + Sync + 'static> Offering<T> {
         }
     }
 
-    fn wanted(&mut self, question: Origin, purpose: Purpose) {
+    fn wanted(&mut self, question: Origin, purpose: Purpose, lost: &[Positions]) {
         self.copies.retain(|_, copy| !copy.task.is_finished());
         let (is_whole, is_soon) = {
             let status = self.shop.desk.status.borrow();
             (status.is_whole(), status.is_soon_whole())
         };
         let busy = self.copies.values().filter(|copy| !copy.stage.is(Stage::COMPLETE)).count();
-        if is_whole && busy < MOST && self.copies.len() < MOST_KEPT {
+        if is_whole && busy < MOST {
+            self.make_room();
             let (takes, asked) = mpsc::channel(64);
             let (id, stage) = (random_origin(), Arc::<Stage>::default());
-            let answered = (question, purpose);
+            let answered = Question { number: question, purpose, lost: lost.to_vec() };
             let sending = self.shop.clone().send(id, answered, asked, stage.clone());
             let task = AbortOnDropHandle::new(tokio::spawn(sending));
-            self.copies.insert(id, Copy { question, takes, stage, task });
+            self.copies.insert(id, Copy { question, takes, stage, began: Instant::now(), task });
         } else if (is_whole || is_soon) && self.told_at.elapsed() >= WAIT_PAUSE {
             let now = Instant::now();
             self.tells_at = self.tells_at.or(Some(now + random(JITTER)));
@@ -205,9 +217,19 @@ impl<T: Send + Sync + 'static> Offering<T> {
     }
 }
 
+impl<T> Offering<T> {
+    /// Lets one more be kept: of those that are complete, the oldest goes.
+    fn make_room(&mut self) {
+        let complete = self.copies.iter().filter(|(_, copy)| copy.stage.is(Stage::COMPLETE));
+        let oldest = complete.min_by_key(|(_, copy)| copy.began).map(|(id, _)| *id);
+        if let Some(oldest) = oldest.filter(|_| self.copies.len() >= MOST_KEPT) {
+            self.copies.remove(&oldest);
+        }
+    }
+}
+
 /// What of the cache a copy shows.
 struct View {
-    copy: Origin,
     /// In order.
     keys: Vec<Key>,
     heads: Vec<Head>,
@@ -218,11 +240,12 @@ struct View {
 }
 
 impl<T: Send + Sync + 'static> Shop<T> {
-    /// Offers a copy to those who heard `question`, and sends it as far as it is taken.
+    /// Offers a copy to those who heard `question`, if it is as good as the source for them, and sends it as
+    /// far as it is taken.
     async fn send(
         self: Arc<Self>,
         copy: Origin,
-        (question, purpose): (Origin, Purpose),
+        question: Question,
         mut takes: mpsc::Receiver<Asked>,
         stage: Arc<Stage>,
     ) {
@@ -230,11 +253,15 @@ impl<T: Send + Sync + 'static> Shop<T> {
         let Some((shaken, heads)) = self.proven().await else {
             return;
         };
+        let Question { number, purpose, lost } = question;
+        if !are_covered(&lost, &heads) {
+            return;
+        }
         stage.set(Stage::OFFERED);
         let peers = &self.desk.peers;
         let content_type = peers.channel.codec.content_type();
         let form = purpose.form();
-        let offered = Request::Offered { to: question, copy, form, content_type };
+        let offered = Request::Offered { to: number, copy, form, content_type };
         if peers.say(&offered).await.is_err() {
             return;
         }
@@ -242,22 +269,13 @@ impl<T: Send + Sync + 'static> Shop<T> {
             return;
         };
         sleep(GATHERING).await;
-        let sent = match (purpose, first) {
-            (Purpose::Repair, first) => {
+        let sent = match purpose {
+            Purpose::Repair => {
                 self.send_digest(copy, (shaken, &heads), first, &mut takes, &stage).await
             }
-            (Purpose::Fill, Asked::Chunks(first, last)) => {
-                let mut schedule = Schedule::default();
-                schedule.asked(first, last);
-                match self.keys().await {
-                    Ok(keys) => {
-                        let mut view = View { copy, keys, heads, shaken, begins: vec![0] };
-                        self.send_all(&mut view, &mut schedule, &mut takes, &stage).await
-                    }
-                    Err(error) => Err(error),
-                }
+            Purpose::Fill => {
+                self.send_copy(copy, (shaken, heads), &first, &mut takes, &stage).await
             }
-            (Purpose::Fill, Asked::Parts(..)) => return,
         };
         if sent.is_err() {
             // Those who do not hear it notice that nothing comes.
@@ -308,16 +326,20 @@ impl<T: Send + Sync + 'static> Shop<T> {
         tokio::task::spawn_blocking(sort).await.map_err(|_| not_sorted())
     }
 
-    /// Sends what is asked for, until nobody asks any more.
-    async fn send_all(
+    /// Sends the chunks that are asked for, until nobody asks any more.
+    async fn send_copy(
         &self,
-        view: &mut View,
-        schedule: &mut Schedule,
+        copy: Origin,
+        (shaken, heads): (u64, Vec<Head>),
+        first: &Asked,
         takes: &mut mpsc::Receiver<Asked>,
         stage: &Stage,
     ) -> Result<()> {
         let peers = &self.desk.peers;
-        let topic = peers.topic_of(view.copy)?;
+        let topic = peers.topic_of(copy)?;
+        let mut view = View { keys: self.keys().await?, heads, shaken, begins: vec![0] };
+        let mut schedule = Schedule::default();
+        schedule.hear(first);
         let mut pace = Pace::new(self.settings);
         loop {
             while let Ok(asked) = takes.try_recv() {
@@ -331,7 +353,7 @@ impl<T: Send + Sync + 'static> Shop<T> {
                 schedule.hear(&asked);
                 continue;
             };
-            let (bytes, is_last) = self.chunk(view, number).await?;
+            let (bytes, is_last) = self.chunk(&mut view, number).await?;
             pace.takes(bytes.len(), Instant::now());
             peers.publish(topic.clone(), Message::put(chunk_key(), bytes)).await?;
             schedule.sent(number, is_last);
