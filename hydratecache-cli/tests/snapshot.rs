@@ -18,7 +18,7 @@ use hydratecache_postgres::{PostgresConfig, PostgresSource, PostgresTransport};
 use hydratecache_redis::RedisTransport;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use support::{Kind, broker, command, kafka_url, lines, within};
+use support::{Following, Kind, broker, command, kafka_url, lines, within};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -117,6 +117,10 @@ async fn what_a_replica_holds_is_shown_as_lines_and_compared_with_a_file() {
         r#"{"held":3,"in_source":3,"differences":3}"#,
     ];
     assert_eq!(found, expected);
+    let args = ["snapshot", "users", "--against", file, "--patience", "100ms"];
+    let mut unread = Following::start(&args, redis.url());
+    unread.close_output();
+    assert_eq!(unread.ended().await.status.code(), Some(1), "nobody read the differences");
     let some = ["--against", file, "--patience", "100ms", "--held-only", "--key-prefix", "z"];
     assert_eq!(snapshot(redis.url(), &some).await.status.code(), Some(0));
 }
