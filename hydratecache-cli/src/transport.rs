@@ -11,6 +11,8 @@ use std::sync::Arc;
 use clap::error::ErrorKind as UsageError;
 use hydratecache::{Error, ErrorKind, Transport};
 
+use crate::text::escaped;
+
 /// The URL of a broker. Shown, it is its scheme only.
 #[derive(Clone)]
 pub(crate) struct BrokerUrl(String);
@@ -88,9 +90,9 @@ pub(crate) fn failure(error: Error) -> anyhow::Error {
     }
 }
 
-/// An error in what was given.
+/// An error in what was given, which others may have had a hand in, as in a file.
 pub(crate) fn usage(kind: UsageError, what: &str) -> anyhow::Error {
-    clap::Error::raw(kind, format!("{what}\n")).into()
+    clap::Error::raw(kind, format!("{}\n", escaped(what))).into()
 }
 
 impl BrokerUrl {

@@ -172,6 +172,12 @@ async fn a_table_of_postgres_is_compared_by_its_rows() {
         query,
     ];
     assert_eq!(snapshot(postgres.url(), &by_query).await.status.code(), Some(0));
+    let shouting = "SELECT (E'\\x1b[2J')::int::text AS key, to_json(1) AS value";
+    let by_shout = ["--source", postgres.url(), "--against-query", shouting, "--codec", "json"];
+    let failed = snapshot(postgres.url(), &by_shout).await;
+    assert_eq!(failed.status.code(), Some(3));
+    let said = text(&failed.stderr).trim_end();
+    assert!(said.contains("[2J") && !said.contains(char::is_control), "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
