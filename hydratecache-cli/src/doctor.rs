@@ -47,8 +47,7 @@ pub(crate) struct Arguments {
 
 /// Tries the broker, asks it of itself, and says what was found.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let broker = arguments.url.broker();
-    let broker = broker.map_err(|what| usage(UsageError::ValueValidation, &what))?;
+    let broker = arguments.url.known_broker()?;
     if broker == Broker::Kafka && arguments.topic.is_none() {
         let what = "a Kafka topic has settings of its own, so name one that is in use with --topic";
         return Err(usage(UsageError::MissingRequiredArgument, what));

@@ -145,6 +145,14 @@ impl FromStr for BrokerUrl {
 
 impl fmt::Debug for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+
+    /// The broker, as the user is told: wrong usage if there is none.
+    ///
+    /// # Errors
+    /// A [`clap::Error`].
+    pub(crate) fn known_broker(&self) -> anyhow::Result<Broker> {
+        self.broker().map_err(|what| usage(UsageError::ValueValidation, &what))
+    }
         write!(f, "BrokerUrl({:?})", self.broker().ok())
     }
 }
@@ -160,7 +168,7 @@ impl Access {
         url: &BrokerUrl,
         purpose: Purpose,
     ) -> anyhow::Result<Arc<dyn Transport>> {
-        let broker = url.broker().map_err(|what| usage(UsageError::ValueValidation, &what))?;
+        let broker = url.known_broker()?;
         self.check(broker, purpose)?;
         self.open(broker, url.expose(), purpose).await
     }
@@ -285,15 +293,26 @@ impl Broker {
     }
 
     fn not_built_in(self) -> String {
-        let (name, feature) = match self {
-            Self::Redis => ("Redis", "redis"),
-            Self::Nats => ("NATS", "nats"),
-            Self::Postgres => ("PostgreSQL", "postgres"),
-            Self::Kafka => ("Kafka", "kafka"),
+        let feature = match self {
+            Self::Redis => "redis",
+            Self::Nats => "nats",
+            Self::Postgres => "postgres",
+            Self::Kafka => "kafka",
         };
         format!(
-            "this command was built without {name}; build it with the feature that brings it: \
-             cargo install hydratecache-cli --features {feature}"
+            "this command was built without {}; build it with the feature that brings it: \
+             cargo install hydratecache-cli --features {feature}",
+            self.name()
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Redis => "Redis",
+            Self::Nats => "NATS",
+            Self::Postgres => "PostgreSQL",
+            Self::Kafka => "Kafka",
+        }
+    }
+
         )
     }
 }
