@@ -55,7 +55,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     arguments.access.check(broker, Purpose::Follow)?;
     let topic = Topic::new(arguments.topic.as_deref().unwrap_or(OWN_TOPIC)).map_err(failure)?;
     let mut findings: Vec<Finding> =
-        trial::encryption(arguments.url.expose(), broker).into_iter().collect();
+        trial::encryption(&arguments.url, broker).into_iter().collect();
     trial::run(&arguments, &topic, &mut findings).await;
     findings.extend(inspect(broker, &arguments, &topic).await);
     let mut output = String::new();

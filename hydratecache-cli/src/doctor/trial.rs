@@ -9,10 +9,14 @@ use bytes::Bytes;
 use futures::StreamExt;
 use hydratecache::{Error, ErrorKind, Message, Origin, Signal, Subscription, Topic, Transport};
 use tokio::time::{Instant, timeout};
+#[cfg(feature = "postgres")]
+use tokio_postgres::config::SslMode;
 
 use super::finding::Finding;
 use super::{ANSWER_LIMIT, Arguments};
-use crate::transport::{Broker, Purpose};
+#[cfg(feature = "postgres")]
+use crate::client::postgres;
+use crate::transport::{Broker, BrokerUrl, Purpose};
 
 /// Tries everything, up to what fails.
 pub(super) async fn run(arguments: &Arguments, topic: &Topic, findings: &mut Vec<Finding>) {
@@ -138,19 +142,25 @@ fn connection_advice(kind: Option<ErrorKind>) -> &'static str {
 }
 
 /// Whether values and passwords cross a network in plain text. None: it is not known from the URL.
-pub(super) fn encryption(url: &str, broker: Broker) -> Option<Finding> {
+pub(super) fn encryption(url: &BrokerUrl, broker: Broker) -> Option<Finding> {
     let what = "encryption";
-    let is_encrypted = match broker {
-        Broker::Redis => url.starts_with("rediss:"),
-        // A server may ask for TLS by itself; a PostgreSQL elsewhere is spoken to with TLS only,
-        // unless the URL forbids it.
-        Broker::Nats if !url.starts_with("tls:") => return None,
-        Broker::Nats => true,
-        Broker::Postgres => !url.contains("sslmode=disable"),
+    let of_url = || is_local(host(url.expose()));
+    let (is_local, is_encrypted) = match broker {
+        Broker::Redis => (of_url(), url.expose().starts_with("rediss:")),
+        // A server may ask for TLS by itself.
+        Broker::Nats if !url.expose().starts_with("tls:") => return None,
+        Broker::Nats => (of_url(), true),
+        #[cfg(feature = "postgres")]
+        Broker::Postgres => {
+            let settings = postgres::settings(url).ok()?;
+            let is_local = !settings.get_hosts().iter().any(postgres::is_elsewhere);
+            (is_local, settings.get_ssl_mode() != SslMode::Disable)
+        }
+        #[cfg(not(feature = "postgres"))]
+        Broker::Postgres => return None,
         // Its settings are not in the URL.
         Broker::Kafka => return None,
     };
-    let is_local = is_local(host(url));
     Some(match (is_local, is_encrypted) {
         (true, _) => Finding::ok(what, "the broker is on this machine"),
         (false, true) => Finding::ok(what, "TLS is asked for"),
@@ -181,7 +191,7 @@ pub(super) fn authority(url: &str) -> &str {
 
 fn is_local(host: &str) -> bool {
     let is_loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    host == "localhost" || host.is_empty() || host.starts_with("%2F") || is_loopback
+    host == "localhost" || host.is_empty() || is_loopback
 }
 
 fn millis(began: Instant) -> String {
@@ -209,11 +219,28 @@ mod tests {
             ("redis://[::1]:6379", Broker::Redis, Some(Level::Ok)),
             ("postgres://u:p@db.test/x?sslmode=disable", Broker::Postgres, Some(Level::Warning)),
             ("postgres://u:p@db.test/x", Broker::Postgres, Some(Level::Ok)),
+            #[cfg(feature = "postgres")]
             ("nats://n.test", Broker::Nats, None),
+            #[cfg(feature = "postgres")]
+            ("postgres://u:p@db.test/x?sslmode=%64isable", Broker::Postgres, Some(Level::Warning)),
+            #[cfg(feature = "postgres")]
+            ("postgres://u:sslmode=disable@db.test/x", Broker::Postgres, Some(Level::Ok)),
+            #[cfg(feature = "postgres")]
+            ("postgres://u:p@db.test/x?user=sslmode=disable", Broker::Postgres, Some(Level::Ok)),
+            #[cfg(feature = "postgres")]
             ("tls://n.test", Broker::Nats, Some(Level::Ok)),
+            #[cfg(feature = "postgres")]
+            ("postgres://u:p@%2Fvar%2Frun/x", Broker::Postgres, Some(Level::Ok)),
+            #[cfg(feature = "postgres")]
+            (
+                "postgres://u:p@localhost,db.test/x?sslmode=disable",
+                Broker::Postgres,
+                Some(Level::Warning),
+            ),
             ("kafka://k.test", Broker::Kafka, None),
         ] {
-            assert_eq!(encryption(url, broker).map(|finding| finding.level), level, "{url}");
+            let parsed = url.parse().expect("anything is taken");
+            assert_eq!(encryption(&parsed, broker).map(|finding| finding.level), level, "{url}");
         }
         assert_eq!(authority("nats://u:p@a:1,b:2"), "a:1");
     }
