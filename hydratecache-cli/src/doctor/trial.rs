@@ -18,8 +18,8 @@ use super::{ANSWER_LIMIT, Arguments};
 use crate::client::postgres;
 use crate::transport::{Broker, BrokerUrl, Purpose};
 
-/// Tries everything, up to what fails.
-pub(super) async fn run(arguments: &Arguments, topic: &Topic, findings: &mut Vec<Finding>) {
+/// Tries everything, up to what fails. Returns whether it could connect.
+pub(super) async fn run(arguments: &Arguments, topic: &Topic, findings: &mut Vec<Finding>) -> bool {
     let began = Instant::now();
     let connected = arguments.access.connect(&arguments.url, Purpose::Follow).await;
     let transport = match connected {
@@ -28,7 +28,8 @@ pub(super) async fn run(arguments: &Arguments, topic: &Topic, findings: &mut Vec
             let kind = error.downcast_ref::<Error>().map(Error::kind);
             let says = format!("{error:#}");
             let says = says.trim().trim_start_matches("error: ").to_owned();
-            return findings.push(Finding::failure("connection", says, connection_advice(kind)));
+            findings.push(Finding::failure("connection", says, connection_advice(kind)));
+            return false;
         }
     };
     findings.push(Finding::ok("connection", format!("it took {}", millis(began))));
@@ -40,6 +41,7 @@ pub(super) async fn run(arguments: &Arguments, topic: &Topic, findings: &mut Vec
     }
     // Whatever is left goes with the process.
     let _ = timeout(Duration::from_secs(1), transport.close()).await;
+    true
 }
 
 async fn subscribe(
@@ -217,10 +219,8 @@ mod tests {
             ("rediss://u:p@cache.test", Broker::Redis, Some(Level::Ok)),
             ("redis://127.0.0.1", Broker::Redis, Some(Level::Ok)),
             ("redis://[::1]:6379", Broker::Redis, Some(Level::Ok)),
-            ("postgres://u:p@db.test/x?sslmode=disable", Broker::Postgres, Some(Level::Warning)),
-            ("postgres://u:p@db.test/x", Broker::Postgres, Some(Level::Ok)),
             #[cfg(feature = "postgres")]
-            ("nats://n.test", Broker::Nats, None),
+            ("postgres://u:p@db.test/x?sslmode=disable", Broker::Postgres, Some(Level::Warning)),
             #[cfg(feature = "postgres")]
             ("postgres://u:p@db.test/x?sslmode=%64isable", Broker::Postgres, Some(Level::Warning)),
             #[cfg(feature = "postgres")]
@@ -228,7 +228,7 @@ mod tests {
             #[cfg(feature = "postgres")]
             ("postgres://u:p@db.test/x?user=sslmode=disable", Broker::Postgres, Some(Level::Ok)),
             #[cfg(feature = "postgres")]
-            ("tls://n.test", Broker::Nats, Some(Level::Ok)),
+            ("postgres://u:p@db.test/x", Broker::Postgres, Some(Level::Ok)),
             #[cfg(feature = "postgres")]
             ("postgres://u:p@%2Fvar%2Frun/x", Broker::Postgres, Some(Level::Ok)),
             #[cfg(feature = "postgres")]
@@ -237,6 +237,8 @@ mod tests {
                 Broker::Postgres,
                 Some(Level::Warning),
             ),
+            ("nats://n.test", Broker::Nats, None),
+            ("tls://n.test", Broker::Nats, Some(Level::Ok)),
             ("kafka://k.test", Broker::Kafka, None),
         ] {
             let parsed = url.parse().expect("anything is taken");
