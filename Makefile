@@ -46,11 +46,13 @@ guide: ## Renders docs/guide as a book in target/guide
 	scripts/guide.sh
 
 bench: ## Prints every figure beside the raw client's (BENCH="--only redis_publish_512")
+	cargo build --quiet --release -p hydratecache-cli --features kafka
 	cargo build --quiet --release -p hydratecache-bench
 	cargo run --quiet --release -p hydratecache-bench --bin bench -- $(BENCH)
 
 benchmarks: ## Adds every figure to docs/benchmarks, with plots (some seven minutes; BENCH="--only NAME" for one)
 	$(SERVICES) install redis nats postgres kafka
+	cargo build --quiet --release -p hydratecache-cli --features kafka
 	cargo build --quiet --release -p hydratecache-bench
 	cargo run --quiet --release -p hydratecache-bench --bin bench -- --write docs/benchmarks $(BENCH)
 

@@ -15,6 +15,7 @@ mod round_trip;
 mod rows;
 mod stale;
 mod subscribe;
+mod tail;
 mod warm_start;
 
 use anyhow::Result;
@@ -87,6 +88,17 @@ pub const CHAPTERS: &[Chapter] = &[
             Group { names: subscribe::NAMES, measure: subscribe::measure },
             Group { names: memory::PRODUCTS, measure: memory::products },
             Group { names: memory::SESSIONS, measure: memory::sessions },
+        ],
+    },
+    Chapter {
+        name: "tail",
+        title: "Following with the command",
+        about: "Messages a second from Kafka that `hydratecache tail` shows, as lines and as JSON objects, \
+                as a process of its own: of a log, and of what comes meanwhile. Raw is a loop that fetches \
+                the same messages and counts them.",
+        groups: &[
+            Group { names: tail::LOG, measure: tail::log },
+            Group { names: tail::LIVE, measure: tail::live },
         ],
     },
     Chapter {

@@ -3,6 +3,7 @@
 //! Both are measured in rounds, ours and raw in turns, so that what slows the machine or the broker down
 //! for a while slows both down alike.
 
+mod arrival;
 mod measure;
 mod ours;
 mod raw;
@@ -53,12 +54,11 @@ pub(crate) struct Arguments {
 
 /// Measures, and prints what was found.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let broker = arguments.url.broker();
-    let broker = broker.map_err(|what| usage(UsageError::ValueValidation, &what))?;
+    let broker = arguments.url.known_broker()?;
     arguments.access.check(broker, Purpose::Publish)?;
     let plan = Plan::lasting(arguments.duration, arguments.in_flight);
     let settings = Settings {
-        broker: raw::name(broker),
+        broker: broker.name(),
         client: raw::client_name(broker),
         size_bytes: arguments.size,
         plan,

@@ -26,6 +26,8 @@ use finding::{Finding, exit_code, show};
 
 /// How long one question to the broker may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Why there is no answer to one that took longer.
+const NO_ANSWER: &str = "there was no answer within 5 s";
 /// The topic that is tried unless another is named. Nobody else uses it.
 const OWN_TOPIC: &str = "hydratecache.doctor";
 
@@ -47,8 +49,7 @@ pub(crate) struct Arguments {
 
 /// Tries the broker, asks it of itself, and says what was found.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let broker = arguments.url.broker();
-    let broker = broker.map_err(|what| usage(UsageError::ValueValidation, &what))?;
+    let broker = arguments.url.known_broker()?;
     if broker == Broker::Kafka && arguments.topic.is_none() {
         let what = "a Kafka topic has settings of its own, so name one that is in use with --topic";
         return Err(usage(UsageError::MissingRequiredArgument, what));
@@ -56,9 +57,11 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     arguments.access.check(broker, Purpose::Follow)?;
     let topic = Topic::new(arguments.topic.as_deref().unwrap_or(OWN_TOPIC)).map_err(failure)?;
     let mut findings: Vec<Finding> =
-        trial::encryption(arguments.url.expose(), broker).into_iter().collect();
-    trial::run(&arguments, &topic, &mut findings).await;
-    findings.extend(inspect(broker, &arguments, &topic).await);
+        trial::encryption(&arguments.url, broker).into_iter().collect();
+    let is_connected = trial::run(&arguments, &topic, &mut findings).await;
+    let told = inspect(broker, &arguments, &topic).await;
+    // Why nothing is read from a broker that cannot be connected to, the trial has said.
+    findings.extend(told.into_iter().filter(|finding| is_connected || !finding.is_unread()));
     let mut output = String::new();
     show(&mut output, &findings, arguments.json);
     match std::io::stdout().write_all(output.as_bytes()) {

@@ -20,7 +20,7 @@ mod publish;
 mod snapshot;
 #[cfg(feature = "broker")]
 mod tail;
-#[cfg(feature = "broker")]
+#[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "only brokers' words are quoted"))]
 mod text;
 #[cfg(feature = "broker")]
 mod transport;
@@ -103,7 +103,8 @@ async fn main() -> ExitCode {
     run(Cli::parse().command).await.unwrap_or_else(|error| match error.downcast::<clap::Error>() {
         Ok(usage) => usage.exit(),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // It may repeat what a broker said.
+            eprintln!("error: {}", text::escaped(&format!("{error:#}")));
             ExitCode::from(3)
         }
     })

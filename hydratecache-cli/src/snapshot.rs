@@ -9,6 +9,7 @@ use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::time::sleep;
 
 use crate::text::escaped;
@@ -52,31 +53,16 @@ impl Arguments {
 
 /// Shows what replicas hold, or what of it differs from the source.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let outcome = match arguments.source.open().await? {
+    match arguments.source.open().await? {
         Some(source) => compare(&arguments, &source).await,
         None => dump(&arguments).await,
-    };
-    match outcome {
-        // Nobody reads the output any more, as with `head`.
-        Err(error) if is_closed_output(&error) => Ok(ExitCode::SUCCESS),
-        outcome => outcome,
     }
-}
-
-fn is_closed_output(error: &anyhow::Error) -> bool {
-    let error = error.downcast_ref::<io::Error>();
-    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 async fn dump(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let all = arguments.holdings.read(&arguments.way).await?;
-    let mut output = BufWriter::new(io::stdout().lock());
-    let mut shown = 0;
-    for line in all.iter().filter_map(|(key, held)| held.line(key)) {
-        writeln!(output, "{line}")?;
-        shown += 1;
-    }
-    output.flush()?;
+    let shown = all.values().filter(|held| held.json.is_some()).count();
+    print(all.iter().filter_map(|(key, held)| held.line(key)))?;
     eprintln!("{shown} entries");
     if shown == all.len() {
         return Ok(ExitCode::SUCCESS);
@@ -93,22 +79,30 @@ async fn compare(arguments: &Arguments, source: &Opened) -> anyhow::Result<ExitC
         sleep(arguments.patience).await;
         comparison = look(arguments, source).await?.lasting_since(&comparison);
     }
-    let mut output = BufWriter::new(io::stdout().lock());
-    for difference in comparison.differences() {
-        let line = if arguments.json {
-            escaped(&serde_json::to_string(&difference)?)
-        } else {
-            difference.to_string()
-        };
-        writeln!(output, "{line}")?;
-    }
     let summary = comparison.summary();
     if arguments.json {
-        writeln!(output, "{}", serde_json::to_string(&summary)?)?;
+        let differences = comparison.differences().map(|one| json(&one).map(|one| escaped(&one)));
+        let lines = differences.chain([json(&summary)]).collect::<anyhow::Result<Vec<_>>>();
+        print(lines?.into_iter())?;
+    } else {
+        print(comparison.differences().map(|difference| difference.to_string()))?;
     }
-    output.flush()?;
     eprintln!("{summary}");
     Ok(ExitCode::from(u8::from(comparison.finds_any())))
+}
+
+fn json(shown: &impl Serialize) -> anyhow::Result<String> {
+    Ok(serde_json::to_string(shown)?)
+}
+
+/// Prints lines up to where nobody reads them any more, as with `head`.
+fn print(mut lines: impl Iterator<Item = String>) -> io::Result<()> {
+    let mut output = BufWriter::new(io::stdout().lock());
+    let printed = lines.try_for_each(|line| writeln!(output, "{line}"));
+    match printed.and_then(|()| output.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
 }
 
 async fn look(arguments: &Arguments, source: &Opened) -> anyhow::Result<Comparison> {

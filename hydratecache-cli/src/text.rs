@@ -10,15 +10,22 @@ pub(crate) fn quote(output: &mut String, text: &str) {
 
 /// The same without the quotes.
 pub(crate) fn escape(output: &mut String, text: &str) {
-    let mut plain_from = 0;
-    for (at, c) in text.char_indices() {
-        if !is_plain(c) {
-            output.push_str(&text[plain_from..at]);
-            plain_from = at + c.len_utf8();
-            escape_char(output, c);
+    let mut rest = text;
+    while let Some(plain) = rest.bytes().position(|byte| !is_plain_ascii(byte)) {
+        let (before, behind) = rest.split_at(plain);
+        output.push_str(before);
+        let mut chars = behind.chars();
+        if let Some(c) = chars.next() {
+            if is_plain(c) { output.push(c) } else { escape_char(output, c) }
         }
+        rest = chars.as_str();
     }
-    output.push_str(&text[plain_from..]);
+    output.push_str(rest);
+}
+
+/// Almost all text consists of these, and a look at its bytes is cheaper than one at its characters.
+fn is_plain_ascii(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
 }
 
 /// The text itself, made harmless.

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use clap::error::ErrorKind as UsageError;
 use hydratecache::{Error, ErrorKind, Transport};
 
+use crate::text::escaped;
+
 /// The URL of a broker. Shown, it is its scheme only.
 #[derive(Clone)]
 pub(crate) struct BrokerUrl(String);
@@ -64,6 +66,19 @@ impl Way {
     }
 }
 
+/// librdkafka's setting of how many messages of each partition it fetches ahead. Its default, 100,000 with
+/// the library's bound in bytes, which does not count what is around a message, is some 20 MiB for each
+/// partition of small messages; this is a fiftieth of a second of a busy one.
+#[cfg(feature = "kafka")]
+const PREFETCH: &str = "queued.min.messages";
+#[cfg(feature = "kafka")]
+const PREFETCHED_MESSAGES: &str = "2000";
+
+/// How much may wait to be shown: of 256 bytes each, what comes in a third of a second at 200,000 a
+/// second, so that a busy machine or a slow output makes no gap.
+#[cfg(feature = "kafka")]
+const FOLLOWED_BYTES: usize = 32 << 20;
+
 /// What a transport is wanted for. Only Kafka makes a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -88,9 +103,9 @@ pub(crate) fn failure(error: Error) -> anyhow::Error {
     }
 }
 
-/// An error in what was given.
+/// An error in what was given, which others may have had a hand in, as in a file.
 pub(crate) fn usage(kind: UsageError, what: &str) -> anyhow::Error {
-    clap::Error::raw(kind, format!("{what}\n")).into()
+    clap::Error::raw(kind, format!("{}\n", escaped(what))).into()
 }
 
 impl BrokerUrl {
@@ -130,6 +145,14 @@ impl BrokerUrl {
         }
         Ok(broker)
     }
+
+    /// The broker, as the user is told: wrong usage if there is none.
+    ///
+    /// # Errors
+    /// A [`clap::Error`].
+    pub(crate) fn known_broker(&self) -> anyhow::Result<Broker> {
+        self.broker().map_err(|what| usage(UsageError::ValueValidation, &what))
+    }
 }
 
 impl FromStr for BrokerUrl {
@@ -158,7 +181,7 @@ impl Access {
         url: &BrokerUrl,
         purpose: Purpose,
     ) -> anyhow::Result<Arc<dyn Transport>> {
-        let broker = url.broker().map_err(|what| usage(UsageError::ValueValidation, &what))?;
+        let broker = url.known_broker()?;
         self.check(broker, purpose)?;
         self.open(broker, url.expose(), purpose).await
     }
@@ -233,12 +256,18 @@ impl Access {
             #[cfg(feature = "kafka")]
             Broker::Kafka => {
                 use hydratecache_kafka::{KafkaConfig, MissingTopics};
-                let config = KafkaConfig::from_client_config(self.kafka(url)?).map_err(failure)?;
+                let mut client = self.kafka(url)?;
+                if client.get(PREFETCH).is_none() {
+                    client.set(PREFETCH, PREFETCHED_MESSAGES);
+                }
+                let config = KafkaConfig::from_client_config(client).map_err(failure)?;
+                let known = |config: KafkaConfig| config.with_missing_topics(MissingTopics::Refuse);
                 let config = match purpose {
                     Purpose::Publish => config,
-                    Purpose::Follow => config.with_missing_topics(MissingTopics::Refuse),
-                    Purpose::FollowFromBeginning | Purpose::Look => {
-                        config.with_missing_topics(MissingTopics::Refuse).with_warm_start()
+                    Purpose::Look => known(config).with_warm_start(),
+                    Purpose::Follow => known(config).with_queue_bytes(FOLLOWED_BYTES),
+                    Purpose::FollowFromBeginning => {
+                        known(config).with_queue_bytes(FOLLOWED_BYTES).with_warm_start()
                     }
                 };
                 Ok(Arc::new(config.connect().await.map_err(failure)?))
@@ -273,6 +302,16 @@ impl Access {
 }
 
 impl Broker {
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Redis => "Redis",
+            Self::Nats => "NATS",
+            Self::Postgres => "PostgreSQL",
+            Self::Kafka => "Kafka",
+        }
+    }
+
     fn is_built_in(self) -> bool {
         match self {
             Self::Redis => cfg!(feature = "redis"),
@@ -283,15 +322,16 @@ impl Broker {
     }
 
     fn not_built_in(self) -> String {
-        let (name, feature) = match self {
-            Self::Redis => ("Redis", "redis"),
-            Self::Nats => ("NATS", "nats"),
-            Self::Postgres => ("PostgreSQL", "postgres"),
-            Self::Kafka => ("Kafka", "kafka"),
+        let feature = match self {
+            Self::Redis => "redis",
+            Self::Nats => "nats",
+            Self::Postgres => "postgres",
+            Self::Kafka => "kafka",
         };
         format!(
-            "this command was built without {name}; build it with the feature that brings it: \
-             cargo install hydratecache-cli --features {feature}"
+            "this command was built without {}; build it with the feature that brings it: \
+             cargo install hydratecache-cli --features {feature}",
+            self.name()
         )
     }
 }

@@ -36,14 +36,25 @@ impl Diagnosis {
 
     /// This was found to be wrong, so badly, and what to do is said.
     fn found(&self, level: &str, what: &str, part: &str) {
-        let is_it = |finding: &&Value| finding["level"] == level && finding["what"] == what;
+        let is_it = |finding: &&Value| {
+            let is_of_it = finding["level"] == level && finding["what"] == what;
+            is_of_it && finding.to_string().contains(part)
+        };
         let found = self.findings.iter().find(is_it);
-        let found = found.unwrap_or_else(|| panic!("no {level} of {what}: {self:#?}"));
-        assert!(found.to_string().contains(part), "{found}");
+        let found = found.unwrap_or_else(|| panic!("no {level} of {what} with {part}: {self:#?}"));
         assert!(found["advice"].as_str().is_some_and(|advice| !advice.is_empty()), "{found}");
         let expected = if level == "warning" { [Some(4), Some(1)] } else { [Some(1); 2] };
         assert!(expected.contains(&self.code), "{self:#?}");
         assert!(!format!("{self:?}").contains("hunter2"), "{self:#?}");
+    }
+}
+
+impl Diagnosis {
+    /// What was not read is not judged.
+    fn says_nothing_of(&self, what: &[&str]) {
+        let found =
+            self.findings.iter().find(|finding| what.iter().any(|what| finding["what"] == *what));
+        assert!(found.is_none(), "{found:?}");
     }
 }
 
@@ -99,7 +110,14 @@ async fn a_redis_is_diagnosed() {
     tell(&redis, &[&ada[..], &["&*", "-publish"]].concat()).await;
     diagnose(&as_ada, &[]).await.found("FAILURE", "publish", "denied");
     tell(&redis, &[&ada[..], &["&*", "-config"]].concat()).await;
-    diagnose(&as_ada, &[]).await.found("warning", "output buffer", "config|get");
+    let silent = diagnose(&as_ada, &[]).await;
+    silent.found("warning", "not read", "config|get");
+    silent.found("warning", "not read", "client-output-buffer-limit and proto-max-bulk-len: ");
+    silent.says_nothing_of(&["output buffer", "payload limit"]);
+    tell(&redis, &[&ada[..], &["&*", "-info"]].concat()).await;
+    let silent = diagnose(&as_ada, &[]).await;
+    silent.found("warning", "not read", "+info");
+    silent.says_nothing_of(&["version", "role"]);
 
     for (limit, level) in
         [("64kb 32kb 5", "FAILURE"), ("32mb 1mb 60", "warning"), ("0 0 0", "warning")]
@@ -173,6 +191,15 @@ async fn a_postgres_is_diagnosed() {
     )
     .await;
     diagnose(&as_ada, &[]).await.found("warning", "statements", "statement_timeout");
+    run("ALTER ROLE ada RESET statement_timeout").await;
+    run("REVOKE EXECUTE ON FUNCTION pg_notification_queue_usage() FROM PUBLIC").await;
+    run("REVOKE SELECT ON pg_catalog.pg_settings FROM PUBLIC").await;
+    let silent = diagnose(&as_ada, &[]).await;
+    silent.found("warning", "not read", "GRANT EXECUTE ON FUNCTION pg_notification_queue_usage");
+    silent.found("warning", "not read", "statement_timeout: permission denied");
+    silent.says_nothing_of(&["notification queue", "notification queue size"]);
+    run("GRANT EXECUTE ON FUNCTION pg_notification_queue_usage() TO PUBLIC").await;
+    run("GRANT SELECT ON pg_catalog.pg_settings TO PUBLIC").await;
     run("REVOKE EXECUTE ON FUNCTION pg_notify(text, text) FROM PUBLIC").await;
     let mute = diagnose(&as_ada, &[]).await;
     assert_eq!(mute.code, Some(1), "{mute:#?}");

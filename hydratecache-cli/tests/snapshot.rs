@@ -18,7 +18,7 @@ use hydratecache_postgres::{PostgresConfig, PostgresSource, PostgresTransport};
 use hydratecache_redis::RedisTransport;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use support::{Kind, broker, command, kafka_url, lines, within};
+use support::{Following, Kind, broker, command, kafka_url, lines, within};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -117,6 +117,10 @@ async fn what_a_replica_holds_is_shown_as_lines_and_compared_with_a_file() {
         r#"{"held":3,"in_source":3,"differences":3}"#,
     ];
     assert_eq!(found, expected);
+    let args = ["snapshot", "users", "--against", file, "--patience", "100ms"];
+    let mut unread = Following::start(&args, redis.url());
+    unread.close_output();
+    assert_eq!(unread.ended().await.status.code(), Some(1), "nobody read the differences");
     let some = ["--against", file, "--patience", "100ms", "--held-only", "--key-prefix", "z"];
     assert_eq!(snapshot(redis.url(), &some).await.status.code(), Some(0));
 }
@@ -168,6 +172,12 @@ async fn a_table_of_postgres_is_compared_by_its_rows() {
         query,
     ];
     assert_eq!(snapshot(postgres.url(), &by_query).await.status.code(), Some(0));
+    let shouting = "SELECT (E'\\x1b[2J')::int::text AS key, to_json(1) AS value";
+    let by_shout = ["--source", postgres.url(), "--against-query", shouting, "--codec", "json"];
+    let failed = snapshot(postgres.url(), &by_shout).await;
+    assert_eq!(failed.status.code(), Some(3));
+    let said = text(&failed.stderr).trim_end();
+    assert!(said.contains("[2J") && !said.contains(char::is_control), "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -64,6 +64,22 @@ async fn asked(
     within(writer.applied_by(token, count, LIMIT)).await.expect("asked")
 }
 
+#[tokio::test]
+async fn whoever_only_looks_is_not_counted() {
+    let broker = MemoryBroker::new();
+    let (_fleet, writer) = (fleet(&broker, 1).await, writer(&broker));
+    let reader = Channel::<String>::new(broker.connect(), "users").expect("legal");
+    let looking = Replica::new();
+    let observer = reader.hydrate(looking.clone()).with_name("observer").as_observer();
+    let observer = observer.await.expect("starts");
+    within(observer.caught_up()).await.expect("the link is whole");
+    let token = writer.publish("a", &"Ada".to_owned()).await.expect("accepted");
+    let limit = Duration::from_secs(1);
+    let asked = within(writer.applied_by(token, 2, limit)).await.expect("asked");
+    assert_eq!((names(&asked.applied).len(), asked.lacking.len()), (1, 0), "{asked:?}");
+    assert!(looking.get("a").is_some(), "it has the write, and was not asked");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_said_to_have_a_write_gives_it() {
     let broker = MemoryBroker::new();

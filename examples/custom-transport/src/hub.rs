@@ -5,12 +5,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncWrite, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -19,6 +21,10 @@ use crate::frame::{self, Frame};
 /// How much may wait for one connection, in bytes. One that takes it too slowly is ended: its client
 /// then knows that it missed something, which it would not if messages were dropped.
 const MOST_WAITING_BYTES: usize = 64 << 20;
+
+/// How long the hub rests when the system refuses a connection, and how often in a row before it ends.
+const REST: Duration = Duration::from_millis(100);
+const MOST_REFUSALS: u32 = 300;
 
 /// A hub that runs until this is dropped.
 #[derive(Debug)]
@@ -79,12 +85,26 @@ impl Hub {
     }
 }
 
-/// Serves whoever connects; dropped, it ends all connections.
+/// Serves whoever connects; dropped, or once the system lets nobody in any more, it ends all connections.
 async fn accept(listener: TcpListener, state: Arc<State>) {
     let mut connections = JoinSet::new();
+    let mut refusals = 0;
     for number in 0.. {
-        let Ok((socket, _)) = listener.accept().await else { continue };
-        connections.spawn(serve(socket, number, state.clone()));
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                refusals = 0;
+                connections.spawn(serve(socket, number, state.clone()));
+            }
+            // As without file descriptors: those who are connected may end, and make room.
+            Err(_) if refusals < MOST_REFUSALS => {
+                refusals += 1;
+                sleep(REST).await;
+            }
+            Err(error) => {
+                eprintln!("the hub ends, because it can take no connections: {error}");
+                return;
+            }
+        }
         while connections.try_join_next().is_some() {}
     }
 }

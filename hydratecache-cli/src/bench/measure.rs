@@ -8,10 +8,11 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use hdrhistogram::Histogram;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, timeout, timeout_at};
+
+use super::arrival::{Arrived, Awaiting, awaiting};
 
 /// A message that takes longer was lost, and a broker that does has stopped to answer.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -23,15 +24,14 @@ pub(super) trait Client: Send + Sync {
     /// Publishes one value. It is under way from the first poll on.
     fn publish(&self, body: Bytes) -> BoxFuture<'_, anyhow::Result<()>>;
 
-    /// Waits until the broker has all that was published; where a publish waits for that itself, at once.
-    fn flush(&self) -> BoxFuture<'_, anyhow::Result<()>>;
+    /// Waits until the broker has all that was published (default: a publish waits for that itself).
+    fn flush(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        ready(Ok(())).boxed()
+    }
 
     /// Tells of every value that arrives from now on.
     fn subscribe(&self, arrived: Arrived) -> BoxFuture<'_, anyhow::Result<()>>;
 }
-
-/// Tells when a value reached the subscriber.
-pub(super) type Arrived = UnboundedSender<(Instant, Bytes)>;
 
 /// How long, and how much at a time.
 #[derive(Debug, Clone, Copy)]
@@ -118,12 +118,12 @@ impl Plan {
     ) -> anyhow::Result<Pair<Latencies>> {
         let mut subscribed = Vec::new();
         for (side, name) in [(ours, "ours"), (raw, "raw")] {
-            let (arrived, arrivals) = unbounded_channel();
+            let (arrived, awaiting) = awaiting();
             let subscribing = within(LIMIT, side.subscribe(arrived)).await;
             subscribing.with_context(|| format!("subscribing by {name}"))?;
-            subscribed.push(arrivals);
+            subscribed.push(awaiting);
         }
-        let [of_ours, of_raw] = &mut subscribed[..] else { unreachable!("there are two sides") };
+        let [of_ours, of_raw] = &subscribed[..] else { unreachable!("there are two sides") };
         let mut latencies: Pair<Latencies> = Pair::default();
         // The first ones come before everything is warm.
         let warm_up = Self { round: self.round / 4, ..self };
@@ -141,7 +141,7 @@ impl Plan {
     async fn latency(
         self,
         side: &dyn Client,
-        arrivals: &mut UnboundedReceiver<(Instant, Bytes)>,
+        awaiting: &Awaiting,
         bodies: &Bodies,
     ) -> anyhow::Result<Histogram<u64>> {
         let mut histogram = Histogram::new(3)?;
@@ -149,9 +149,10 @@ impl Plan {
         // A round has one at least.
         while histogram.is_empty() || began.elapsed() < self.round {
             let body = bodies.next();
+            let arrival = awaiting.next(body.clone());
             let sent = Instant::now();
-            let publish = within(LIMIT, side.publish(body.clone()));
-            let (answer, arrived) = futures::join!(publish, arrival(arrivals, &body, sent + LIMIT));
+            let publish = within(LIMIT, side.publish(body));
+            let (answer, arrived) = futures::join!(publish, before(sent + LIMIT, arrival));
             answer?;
             let took = arrived?.duration_since(sent).as_nanos();
             histogram.record(u64::try_from(took)?)?;
@@ -160,20 +161,13 @@ impl Plan {
     }
 }
 
-/// When `body` arrived. What else does is somebody else's.
-async fn arrival(
-    arrivals: &mut UnboundedReceiver<(Instant, Bytes)>,
-    body: &Bytes,
+/// When it arrived.
+async fn before(
     limit: Instant,
+    arrival: impl Future<Output = anyhow::Result<Instant>>,
 ) -> anyhow::Result<Instant> {
-    loop {
-        let arrived = timeout_at(limit, arrivals.recv()).await;
-        let arrived = arrived.with_context(|| format!("it did not arrive within {LIMIT:?}"))?;
-        let (at, arrived) = arrived.context("the subscription ended")?;
-        if arrived == body {
-            return Ok(at);
-        }
-    }
+    let arrived = timeout_at(limit, arrival).await;
+    arrived.with_context(|| format!("it did not arrive within {LIMIT:?}"))?
 }
 
 async fn within<T>(

@@ -7,11 +7,11 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use hydratecache::codec::FnCodec;
 use hydratecache::{Change, Channel, Event, Transport};
-use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::TOPIC;
-use super::measure::{Arrived, Client};
+use super::arrival::Arrived;
+use super::measure::Client;
 use crate::transport::failure;
 
 pub(super) struct Ours {
@@ -35,10 +35,6 @@ impl Client for Ours {
         async move { publish.await.map(drop).map_err(failure) }.boxed()
     }
 
-    fn flush(&self) -> BoxFuture<'_, anyhow::Result<()>> {
-        async { Ok(()) }.boxed()
-    }
-
     fn subscribe(&self, arrived: Arrived) -> BoxFuture<'_, anyhow::Result<()>> {
         async move {
             let mut updates = self.channel.subscribe().await.map_err(failure)?;
@@ -46,9 +42,8 @@ impl Client for Ours {
                 while let Some(event) = updates.next().await {
                     if let Event::Update(update) = event
                         && let Change::Put(_, value) = update.change
-                        && arrived.send((Instant::now(), value)).is_err()
                     {
-                        return;
+                        arrived.now(&value);
                     }
                 }
             });

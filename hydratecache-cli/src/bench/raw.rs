@@ -34,16 +34,6 @@ pub(super) async fn connect(
     }
 }
 
-/// What the broker is called.
-pub(super) fn name(broker: Broker) -> &'static str {
-    match broker {
-        Broker::Redis => "Redis",
-        Broker::Nats => "NATS",
-        Broker::Postgres => "PostgreSQL",
-        Broker::Kafka => "Kafka",
-    }
-}
-
 /// What raw is, and what its publish waits for.
 pub(super) fn client_name(broker: Broker) -> &'static str {
     match broker {

@@ -23,13 +23,7 @@ pub(crate) async fn connect(
     access: &Access,
     mut notified: impl FnMut(&str) + Send + 'static,
 ) -> anyhow::Result<Connected> {
-    // What is wrong with it may repeat it.
-    let mut config: Config =
-        url.expose().parse().ok().context("the PostgreSQL URL cannot be read")?;
-    if config.get_ssl_mode() == SslMode::Prefer {
-        let is_remote = config.get_hosts().iter().any(is_elsewhere);
-        config.ssl_mode(if is_remote { SslMode::Require } else { SslMode::Disable });
-    }
+    let config = settings(url)?;
     let trust = match access.authorities()? {
         Some(pem) => Trust::only(&pem)?,
         None if config.get_ssl_mode() == SslMode::Disable => Trust::nobody(),
@@ -47,7 +41,20 @@ pub(crate) async fn connect(
     Ok(Connected { client, _connection: AbortOnDropHandle::new(tokio::spawn(driver)) })
 }
 
-fn is_elsewhere(host: &Host) -> bool {
+/// What the URL says, and TLS as the library uses it: for every server elsewhere, unless that is forbidden.
+pub(crate) fn settings(url: &BrokerUrl) -> anyhow::Result<Config> {
+    // What is wrong with it may repeat it.
+    let mut config: Config =
+        url.expose().parse().ok().context("the PostgreSQL URL cannot be read")?;
+    if config.get_ssl_mode() == SslMode::Prefer {
+        let is_remote = config.get_hosts().iter().any(is_elsewhere);
+        config.ssl_mode(if is_remote { SslMode::Require } else { SslMode::Disable });
+    }
+    Ok(config)
+}
+
+/// Whether a network is between.
+pub(crate) fn is_elsewhere(host: &Host) -> bool {
     match host {
         Host::Tcp(name) => {
             let address = name.parse::<std::net::IpAddr>();

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use crate::text::is_harmful;
 
+const UNREAD: &str = "not read";
+
 /// How bad a finding is, from the best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {
@@ -37,6 +39,16 @@ impl Finding {
         advice: impl Into<String>,
     ) -> Self {
         Self { level: Level::Warning, what, says: says.into(), advice: advice.into() }
+    }
+
+    /// What was to be judged and could not be read, why, and what to grant or do.
+    pub(super) fn unread(settings: &str, why: &str, advice: impl Into<String>) -> Self {
+        Self::warning(UNREAD, format!("{settings}: {why}"), advice)
+    }
+
+    /// Whether it says what could not be read.
+    pub(super) fn is_unread(&self) -> bool {
+        self.what == UNREAD
     }
 
     pub(super) fn failure(

@@ -7,10 +7,12 @@ use hydratecache::Topic;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::{MetadataBroker, MetadataTopic};
 use tokio::time::timeout;
 
 use super::finding::Finding;
-use super::{ANSWER_LIMIT, Arguments};
+use super::{ANSWER_LIMIT, Arguments, NO_ANSWER};
 
 /// What the library sends at most by default: a payload of 1,000,000 bytes, with key and headers.
 const LARGEST_RECORD_BYTES: u64 = 1_000_000 + 2048;
@@ -18,21 +20,31 @@ const LARGEST_RECORD_BYTES: u64 = 1_000_000 + 2048;
 const SHORTEST_RETENTION: Duration = Duration::from_secs(3600);
 
 /// What is judged.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Facts {
     brokers: usize,
-    creates_topics: bool,
+    /// Or why that is not known.
+    creates_topics: Result<bool, String>,
     /// None: there is no such topic.
     topic: Option<TopicFacts>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct TopicFacts {
     leaderless: usize,
     /// The fewest replicas that a partition has.
     replicas: usize,
-    settings: HashMap<String, String>,
+    /// Or why they are not known.
+    settings: Result<Settings, String>,
 }
+
+type Settings = HashMap<String, String>;
+
+/// What is judged of the settings of a topic.
+const OF_TOPIC: &str =
+    "min.insync.replicas, max.message.bytes, cleanup.policy and retention of the topic";
+const OF_CLUSTER: &str = "auto.create.topics.enable of the brokers";
+const GRANT: &str = "to the user of the doctor: kafka-acls --add --operation DescribeConfigs; or look with Kafka's own tools";
 
 /// Asks the cluster; nothing if it cannot be reached, which the trial says.
 pub(super) async fn inspect(arguments: &Arguments, topic: &Topic) -> Vec<Finding> {
@@ -46,72 +58,94 @@ pub(super) async fn inspect(arguments: &Arguments, topic: &Topic) -> Vec<Finding
             "look at the settings with Kafka's own tools",
         )];
     }
-    match timeout(ANSWER_LIMIT * 3, facts(arguments, topic.as_str().to_owned())).await {
-        Ok(Ok(facts)) => judge(&facts),
-        Ok(Err(Denied)) => vec![Finding::warning(
-            "settings",
-            "the settings of the cluster and of the topic cannot be read",
-            "grant DescribeConfigs on both to the user of the doctor, or look with Kafka's own tools",
+    match facts(arguments, topic.as_str().to_owned()).await {
+        Ok(facts) => judge(&facts),
+        Err(why) => vec![Finding::unread(
+            &format!("partitions, leaders and replicas; {OF_TOPIC}; {OF_CLUSTER}"),
+            &why,
+            "see that the brokers answer, and grant Describe on the topic to the user of the doctor",
         )],
-        Err(_) => Vec::new(),
     }
 }
 
-/// The brokers do not say.
-struct Denied;
-
-async fn facts(arguments: &Arguments, topic: String) -> Result<Facts, Denied> {
-    let mut client = arguments.access.kafka(arguments.url.expose()).map_err(|_| Denied)?;
+/// What the brokers say, or why they say nothing.
+async fn facts(arguments: &Arguments, topic: String) -> Result<Facts, String> {
+    let mut client =
+        arguments.access.kafka(arguments.url.expose()).map_err(|error| error.to_string())?;
     client.set("allow.auto.create.topics", "false").set("group.id", "hydratecache");
-    let consumer: BaseConsumer = client.create().map_err(|_| Denied)?;
+    let said = |error: KafkaError| error.to_string();
+    let consumer: BaseConsumer = client.create().map_err(said)?;
     let asked = topic.clone();
-    let metadata = tokio::task::spawn_blocking(move || {
-        let metadata = consumer.fetch_metadata(Some(&asked), ANSWER_LIMIT).ok()?;
-        let found = metadata.topics().iter().find(|found| found.name() == asked);
-        let found = found.filter(|found| found.error().is_none()).map(|found| {
-            let partitions = found.partitions();
-            TopicFacts {
-                leaderless: partitions.iter().filter(|partition| partition.leader() < 0).count(),
-                replicas: partitions.iter().map(|one| one.replicas().len()).min().unwrap_or(0),
-                settings: HashMap::new(),
-            }
-        });
-        let broker = metadata.brokers().first().map(rdkafka::metadata::MetadataBroker::id)?;
-        Some((metadata.brokers().len(), broker, found))
-    });
-    let (brokers, broker, mut found) = metadata.await.ok().flatten().ok_or(Denied)?;
-    let admin: AdminClient<DefaultClientContext> = client.create().map_err(|_| Denied)?;
-    let creates = settings(&admin, &ResourceSpecifier::Broker(broker)).await?;
-    if let Some(found) = &mut found {
-        found.settings = settings(&admin, &ResourceSpecifier::Topic(&topic)).await?;
+    let metadata = tokio::task::spawn_blocking(move || found(&consumer, &asked));
+    let (brokers, broker, mut topic_facts) =
+        metadata.await.map_err(|error| error.to_string())??;
+    let admin: AdminClient<DefaultClientContext> = client.create().map_err(said)?;
+    let of_broker = settings(&admin, &ResourceSpecifier::Broker(broker)).await;
+    if let Some(facts) = &mut topic_facts {
+        facts.settings = settings(&admin, &ResourceSpecifier::Topic(&topic)).await;
     }
-    let creates_topics =
-        creates.get("auto.create.topics.enable").is_some_and(|value| value == "true");
-    Ok(Facts { brokers, creates_topics, topic: found })
+    let creates_topics = of_broker.and_then(|settings| {
+        let creates = settings.get("auto.create.topics.enable").map(|value| value == "true");
+        creates.ok_or_else(|| "the broker does not tell it".to_owned())
+    });
+    Ok(Facts { brokers, creates_topics, topic: topic_facts })
+}
+
+/// How many brokers there are, one of them, and the topic if it is there.
+fn found(consumer: &BaseConsumer, topic: &str) -> Result<(usize, i32, Option<TopicFacts>), String> {
+    let metadata = consumer.fetch_metadata(Some(topic), ANSWER_LIMIT);
+    let metadata = metadata.map_err(|error| error.to_string())?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    let is_missing =
+        |code| matches!(RDKafkaErrorCode::from(code), RDKafkaErrorCode::UnknownTopicOrPartition);
+    if let Some(code) = found.and_then(MetadataTopic::error).filter(|code| !is_missing(*code)) {
+        return Err(RDKafkaErrorCode::from(code).to_string());
+    }
+    let found = found.filter(|found| found.error().is_none()).map(|found| {
+        let partitions = found.partitions();
+        TopicFacts {
+            leaderless: partitions.iter().filter(|partition| partition.leader() < 0).count(),
+            replicas: partitions.iter().map(|one| one.replicas().len()).min().unwrap_or(0),
+            settings: Ok(Settings::new()),
+        }
+    });
+    let broker = metadata.brokers().first().map(MetadataBroker::id);
+    Ok((metadata.brokers().len(), broker.ok_or("they name no broker")?, found))
 }
 
 async fn settings(
     admin: &AdminClient<DefaultClientContext>,
     of: &ResourceSpecifier<'_>,
-) -> Result<HashMap<String, String>, Denied> {
+) -> Result<Settings, String> {
     let options = AdminOptions::new().request_timeout(Some(ANSWER_LIMIT));
-    let answers = admin.describe_configs([of], &options).await.map_err(|_| Denied)?;
-    let answer: ConfigResource = answers.into_iter().next().ok_or(Denied)?.map_err(|_| Denied)?;
+    let asking = timeout(ANSWER_LIMIT * 2, admin.describe_configs([of], &options)).await;
+    let answers = asking.map_err(|_| NO_ANSWER)?.map_err(|error| error.to_string())?;
+    let answer = answers.into_iter().next().ok_or("there was no answer")?;
+    let answer: ConfigResource = answer.map_err(|code| code.to_string())?;
     let entries = answer.entries.into_iter();
     Ok(entries.filter_map(|entry| Some((entry.name, entry.value?))).collect())
 }
 
 fn judge(facts: &Facts) -> Vec<Finding> {
+    let unread =
+        |why: &String| Finding::unread(OF_CLUSTER, why, format!("grant --cluster {GRANT}"));
     let Some(topic) = &facts.topic else {
-        return vec![missing(facts.creates_topics)];
+        return vec![match &facts.creates_topics {
+            Ok(creates) => missing(*creates),
+            Err(why) => unread(why),
+        }];
     };
-    vec![
-        creation(facts.creates_topics),
-        leaders(topic.leaderless),
-        replicas(topic, facts.brokers),
-        size(topic),
-        cleanup(topic),
-    ]
+    let creation = facts.creates_topics.as_ref().map_or_else(unread, |creates| creation(*creates));
+    let mut findings = vec![creation, leaders(topic.leaderless)];
+    match &topic.settings {
+        Ok(settings) => findings.extend([
+            replicas(topic.replicas, settings, facts.brokers),
+            size(settings),
+            cleanup(settings),
+        ]),
+        Err(why) => findings.push(Finding::unread(OF_TOPIC, why, format!("grant --topic {GRANT}"))),
+    }
+    findings
 }
 
 fn missing(creates_topics: bool) -> Finding {
@@ -146,10 +180,10 @@ fn leaders(leaderless: usize) -> Finding {
     }
 }
 
-fn replicas(topic: &TopicFacts, brokers: usize) -> Finding {
+fn replicas(replicas: usize, settings: &Settings, brokers: usize) -> Finding {
     let what = "replicas";
-    let in_sync = topic.number("min.insync.replicas").unwrap_or(1);
-    match topic.replicas {
+    let in_sync = number(settings, "min.insync.replicas").unwrap_or(1);
+    match replicas {
         replicas if (replicas as u64) < in_sync => Finding::failure(
             what,
             format!(
@@ -166,9 +200,9 @@ fn replicas(topic: &TopicFacts, brokers: usize) -> Finding {
     }
 }
 
-fn size(topic: &TopicFacts) -> Finding {
+fn size(settings: &Settings) -> Finding {
     let what = "payload limit";
-    match topic.number("max.message.bytes") {
+    match number(settings, "max.message.bytes") {
         Some(most) if most < LARGEST_RECORD_BYTES => Finding::warning(
             what,
             format!(
@@ -180,13 +214,13 @@ fn size(topic: &TopicFacts) -> Finding {
     }
 }
 
-fn cleanup(topic: &TopicFacts) -> Finding {
-    let policy = topic.settings.get("cleanup.policy").map_or("delete", String::as_str);
+fn cleanup(settings: &Settings) -> Finding {
+    let policy = settings.get("cleanup.policy").map_or("delete", String::as_str);
     let (is_compacted, is_deleted) = (policy.contains("compact"), policy.contains("delete"));
-    if is_deleted && let Some(finding) = short_retention(topic, is_compacted) {
+    if is_deleted && let Some(finding) = short_retention(settings, is_compacted) {
         return finding;
     }
-    if is_compacted && let Some(finding) = short_tombstones(topic) {
+    if is_compacted && let Some(finding) = short_tombstones(settings) {
         return finding;
     }
     let says = if is_compacted {
@@ -197,11 +231,11 @@ fn cleanup(topic: &TopicFacts) -> Finding {
     Finding::ok("retention", says)
 }
 
-fn short_retention(topic: &TopicFacts, is_compacted: bool) -> Option<Finding> {
+fn short_retention(settings: &Settings, is_compacted: bool) -> Option<Finding> {
     const LEAST_BYTES: u64 = 16 << 20;
     let what = "retention";
     let rest = if is_compacted { "; a warm start misses what is older" } else { "" };
-    if let Some(millis) = topic.number("retention.ms") {
+    if let Some(millis) = number(settings, "retention.ms") {
         let kept = Duration::from_millis(millis);
         if kept < SHORTEST_RETENTION {
             let says =
@@ -209,13 +243,13 @@ fn short_retention(topic: &TopicFacts, is_compacted: bool) -> Option<Finding> {
             return Some(Finding::warning(what, says, "raise retention.ms to hours or days"));
         }
     }
-    let bytes = topic.number("retention.bytes").filter(|bytes| *bytes < LEAST_BYTES)?;
+    let bytes = number(settings, "retention.bytes").filter(|bytes| *bytes < LEAST_BYTES)?;
     let says = format!("a partition keeps {bytes} bytes: a short outage may be a gap{rest}");
     Some(Finding::warning(what, says, "raise retention.bytes, or set it to -1"))
 }
 
-fn short_tombstones(topic: &TopicFacts) -> Option<Finding> {
-    let kept = Duration::from_millis(topic.number("delete.retention.ms")?);
+fn short_tombstones(settings: &Settings) -> Option<Finding> {
+    let kept = Duration::from_millis(number(settings, "delete.retention.ms")?);
     (kept < SHORTEST_RETENTION).then(|| {
         Finding::warning(
             "retention",
@@ -225,11 +259,9 @@ fn short_tombstones(topic: &TopicFacts) -> Option<Finding> {
     })
 }
 
-impl TopicFacts {
-    /// A setting that is a number; -1 is none.
-    fn number(&self, name: &str) -> Option<u64> {
-        self.settings.get(name)?.parse().ok()
-    }
+/// A setting that is a number; -1 is none.
+fn number(settings: &Settings, name: &str) -> Option<u64> {
+    settings.get(name)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -239,7 +271,7 @@ mod tests {
 
     fn topic(settings: &[(&str, &str)]) -> TopicFacts {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        TopicFacts { leaderless: 0, replicas: 1, settings: settings.iter().map(own).collect() }
+        TopicFacts { leaderless: 0, replicas: 1, settings: Ok(settings.iter().map(own).collect()) }
     }
 
     fn worst(facts: &Facts) -> Level {
@@ -248,9 +280,9 @@ mod tests {
 
     #[test]
     fn a_missing_topic_is_a_failure_unless_its_use_makes_it() {
-        let facts = Facts { brokers: 1, creates_topics: false, topic: None };
+        let facts = Facts { brokers: 1, creates_topics: Ok(false), topic: None };
         assert_eq!(worst(&facts), Level::Failure);
-        assert_eq!(worst(&Facts { creates_topics: true, ..facts }), Level::Warning);
+        assert_eq!(worst(&Facts { creates_topics: Ok(true), ..facts }), Level::Warning);
     }
 
     #[test]
@@ -269,14 +301,27 @@ mod tests {
             (&[("max.message.bytes", "1000")], Level::Warning),
             (&[("min.insync.replicas", "2")], Level::Failure),
         ] {
-            let facts = Facts { brokers: 1, creates_topics: false, topic: Some(topic(settings)) };
+            let facts =
+                Facts { brokers: 1, creates_topics: Ok(false), topic: Some(topic(settings)) };
             assert_eq!(worst(&facts), level, "{settings:?}");
         }
     }
 
     #[test]
+    fn what_was_not_read_is_named_and_what_was_is_judged() {
+        let denied = || Err("not authorized".to_owned());
+        let unread =
+            TopicFacts { leaderless: 1, settings: Err("not authorized".to_owned()), ..topic(&[]) };
+        let facts = Facts { brokers: 1, creates_topics: denied(), topic: Some(unread) };
+        let findings = judge(&facts);
+        assert_eq!(findings.iter().filter(|finding| finding.is_unread()).count(), 2);
+        assert_eq!(worst(&facts), Level::Failure, "a partition without a leader");
+        assert_eq!(worst(&Facts { topic: None, ..facts }), Level::Warning);
+    }
+
+    #[test]
     fn brokers_that_are_away_and_single_replicas_are_found() {
-        let facts = Facts { brokers: 3, creates_topics: false, topic: Some(topic(&[])) };
+        let facts = Facts { brokers: 3, creates_topics: Ok(false), topic: Some(topic(&[])) };
         assert_eq!(worst(&facts), Level::Warning);
         let away = TopicFacts { leaderless: 2, replicas: 3, ..topic(&[]) };
         assert_eq!(worst(&Facts { topic: Some(away), ..facts }), Level::Failure);

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::finding::Finding;
 use super::trial::authority;
-use super::{ANSWER_LIMIT, Arguments};
+use super::{ANSWER_LIMIT, Arguments, NO_ANSWER};
 
 /// What is around a payload at most.
 const ENVELOPE_BYTES: u64 = 1536;
@@ -18,34 +18,47 @@ const MOST_PAYLOAD_BYTES: u64 = 8 << 20;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Info {
-    version: String,
-    max_payload: u64,
+    version: Option<String>,
+    max_payload: Option<u64>,
     cluster: Option<String>,
     connect_urls: Vec<String>,
     ldm: bool,
 }
 
-/// Reads what the server says; nothing if it cannot be reached, which the trial says.
+/// Reads what the server says.
 pub(super) async fn inspect(arguments: &Arguments) -> Vec<Finding> {
-    match timeout(ANSWER_LIMIT, info(arguments.url.expose())).await {
-        Ok(Some(info)) => judge(&info),
-        _ => Vec::new(),
+    let info = timeout(ANSWER_LIMIT, info(arguments.url.expose())).await;
+    match info.unwrap_or_else(|_| Err(NO_ANSWER.to_owned())) {
+        Ok(info) => judge(&info),
+        Err(why) => vec![Finding::unread(
+            "version, max_payload, cluster and lame duck mode",
+            &why,
+            "let the machine of the doctor connect to the server itself, without a proxy between; one \
+             that tells this behind TLS only (handshake_first) has it in its configuration",
+        )],
     }
 }
 
-async fn info(url: &str) -> Option<Info> {
+/// What the server says, or why that is not known.
+async fn info(url: &str) -> Result<Info, String> {
     const MOST_BYTES: u64 = 1 << 20;
     let authority = authority(url);
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     let address = if has_port { authority.to_owned() } else { format!("{authority}:4222") };
-    let stream = TcpStream::connect(address).await.ok()?;
+    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
     let mut line = String::new();
-    BufReader::new(stream.take(MOST_BYTES)).read_line(&mut line).await.ok()?;
-    serde_json::from_str(line.strip_prefix("INFO ")?.trim()).ok()
+    let reading = BufReader::new(stream.take(MOST_BYTES)).read_line(&mut line).await;
+    reading.map_err(|error| error.to_string())?;
+    let info = line.strip_prefix("INFO ").ok_or("the server does not begin with INFO")?;
+    serde_json::from_str(info.trim()).map_err(|error| format!("its INFO cannot be read: {error}"))
 }
 
 fn judge(info: &Info) -> Vec<Finding> {
-    let mut findings = vec![version(&info.version), payload(info.max_payload)];
+    let silent = |what| Finding::unread(what, "the server does not tell it", "look at the server");
+    let mut findings = vec![
+        info.version.as_deref().map_or_else(|| silent("version"), version),
+        info.max_payload.map_or_else(|| silent("max_payload"), payload),
+    ];
     if info.cluster.is_some() || !info.connect_urls.is_empty() {
         findings.push(Finding::warning(
             "cluster",
@@ -133,5 +146,26 @@ mod tests {
         let info: Info = serde_json::from_str(text).expect("legal");
         let levels: Vec<Level> = judge(&info).iter().map(|finding| finding.level).collect();
         assert_eq!(levels, [Level::Ok, Level::Ok, Level::Warning, Level::Warning]);
+    }
+
+    #[test]
+    fn what_the_server_does_not_tell_is_named() {
+        let findings = judge(&Info::default());
+        let says: Vec<&str> = findings.iter().map(|finding| finding.says.as_str()).collect();
+        assert!(findings.iter().all(Finding::is_unread), "{findings:?}");
+        assert!(says[0].starts_with("version") && says[1].starts_with("max_payload"), "{says:?}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_waits_for_tls_or_is_none_is_no_silence() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("bound");
+        let url = format!("nats://{}", listener.local_addr().expect("bound"));
+        let other = async {
+            let (mut stream, _) = listener.accept().await.expect("connected");
+            tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400\r\n").await
+        };
+        let (read, written) = tokio::join!(info(&url), other);
+        written.expect("written");
+        assert!(read.expect_err("it is none").contains("INFO"));
     }
 }

@@ -3,92 +3,145 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tokio_postgres::Row;
+use tokio_postgres::Client;
+use tokio_postgres::types::FromSqlOwned;
 
 use super::finding::Finding;
-use super::{ANSWER_LIMIT, Arguments};
+use super::{ANSWER_LIMIT, Arguments, NO_ANSWER};
 use crate::client;
 
 /// How often the library asks its connections for a sign of life.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 
-/// What is judged.
-#[derive(Debug, Clone, Copy)]
-struct Facts {
-    /// As 180006 for 18.6.
-    version: i32,
-    is_standby: bool,
-    /// How full the queue of notifications is, from 0 to 1.
-    queue_usage: f64,
-    /// The most pages of that queue; none before PostgreSQL 17, where it is 8 GB.
-    queue_pages: Option<i64>,
-    /// 0 is none.
-    idle_session_timeout: Duration,
-    statement_timeout: Duration,
-    connections: i64,
-    max_connections: i64,
+/// What is judged of an answer.
+type Judge<T> = fn(T) -> Option<Finding>;
+
+/// Something that the server is asked of itself.
+struct Question<T> {
+    /// What it is about.
+    what: &'static str,
+    /// One row with one column, or no row where the server does not know of it.
+    sql: &'static str,
+    judge: Judge<T>,
+    /// What lets the user of the doctor ask it.
+    grant: &'static str,
 }
 
-const QUESTION: &str = "SELECT
-    current_setting('server_version_num')::int,
-    pg_is_in_recovery(),
-    pg_notification_queue_usage()::float8,
-    (SELECT setting::bigint FROM pg_settings WHERE name = 'max_notify_queue_pages'),
-    coalesce((SELECT setting::bigint FROM pg_settings WHERE name = 'idle_session_timeout'), 0),
-    (SELECT setting::bigint FROM pg_settings WHERE name = 'statement_timeout'),
-    (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
-    (SELECT setting::bigint FROM pg_settings WHERE name = 'max_connections')";
+const GRANT_SETTINGS: &str =
+    "GRANT SELECT ON pg_catalog.pg_settings to the role of the doctor, or look at the server";
 
-/// Asks the server; nothing if it cannot be reached, which the trial says.
+const NUMBERS: [Question<i64>; 6] = [
+    Question {
+        what: "version",
+        // As 180006 for 18.6.
+        sql: "SELECT current_setting('server_version_num')::bigint",
+        judge: |number| Some(version(number)),
+        grant: "look at the server",
+    },
+    Question {
+        what: "role",
+        sql: "SELECT pg_is_in_recovery()::int::bigint",
+        judge: |is_standby| role(is_standby != 0),
+        grant: "GRANT EXECUTE ON FUNCTION pg_is_in_recovery() to the role of the doctor",
+    },
+    Question {
+        what: "max_notify_queue_pages",
+        // None before PostgreSQL 17, where it is 8 GB.
+        sql: "SELECT setting::bigint FROM pg_settings WHERE name = 'max_notify_queue_pages'",
+        judge: queue_size,
+        grant: GRANT_SETTINGS,
+    },
+    Question {
+        what: "idle_session_timeout",
+        sql: "SELECT setting::bigint FROM pg_settings WHERE name = 'idle_session_timeout'",
+        judge: |limit| idle_sessions(millis(limit)),
+        grant: GRANT_SETTINGS,
+    },
+    Question {
+        what: "statement_timeout",
+        sql: "SELECT setting::bigint FROM pg_settings WHERE name = 'statement_timeout'",
+        judge: |limit| statements(millis(limit)),
+        grant: GRANT_SETTINGS,
+    },
+    Question {
+        what: "connections",
+        // As far as pg_stat_activity goes, who may not see the sessions of others sees that there are
+        // none; this tells everybody. There are at most 2^18 of each.
+        sql: "SELECT (current_setting('max_connections')::bigint << 32) \
+              + (SELECT sum(numbackends)::bigint FROM pg_stat_database)",
+        judge: |both| Some(room(both & 0xffff_ffff, both >> 32)),
+        grant: "GRANT SELECT ON pg_catalog.pg_stat_database to the role of the doctor",
+    },
+];
+
+const QUEUE: Question<f64> = Question {
+    what: "notification queue",
+    // How full it is, from 0 to 1.
+    sql: "SELECT pg_notification_queue_usage()::float8",
+    judge: |usage| Some(queue(usage)),
+    grant: "GRANT EXECUTE ON FUNCTION pg_notification_queue_usage() to the role of the doctor",
+};
+
+/// Asks the server.
 pub(super) async fn inspect(arguments: &Arguments) -> Vec<Finding> {
-    match timeout(ANSWER_LIMIT, facts(arguments)).await {
-        Ok(Some(facts)) => judge(&facts),
-        _ => Vec::new(),
-    }
-}
-
-async fn facts(arguments: &Arguments) -> Option<Facts> {
     let connecting = client::postgres::connect(&arguments.url, &arguments.access, |_| ());
-    let connected = connecting.await.ok()?;
-    let row = connected.client.query_one(QUESTION, &[]).await.ok()?;
-    facts_of(&row)
-}
-
-fn facts_of(row: &Row) -> Option<Facts> {
-    let millis = |column: usize| {
-        let millis: i64 = row.try_get(column).ok()?;
-        Some(Duration::from_millis(u64::try_from(millis).unwrap_or_default()))
+    let connected = match timeout(ANSWER_LIMIT, connecting).await {
+        Ok(Ok(connected)) => connected,
+        Ok(Err(why)) => return vec![nothing_read(&format!("{why:#}"))],
+        Err(_) => return vec![nothing_read(NO_ANSWER)],
     };
-    Some(Facts {
-        version: row.try_get(0).ok()?,
-        is_standby: row.try_get(1).ok()?,
-        queue_usage: row.try_get(2).ok()?,
-        queue_pages: row.try_get(3).ok()?,
-        idle_session_timeout: millis(4)?,
-        statement_timeout: millis(5)?,
-        connections: row.try_get(6).ok()?,
-        max_connections: row.try_get(7).ok()?,
-    })
-}
-
-fn judge(facts: &Facts) -> Vec<Finding> {
-    let mut findings = vec![version(facts.version)];
-    if facts.is_standby {
-        findings.push(Finding::failure(
-            "role",
-            "it is a standby, where nothing can be published or listened to",
-            "use the URL of the primary",
-        ));
+    let mut findings = Vec::new();
+    for question in &NUMBERS {
+        findings.extend(question.ask(&connected.client).await);
     }
-    findings.push(queue(facts.queue_usage));
-    findings.extend(facts.queue_pages.and_then(queue_size));
-    findings.extend(idle_sessions(facts.idle_session_timeout));
-    findings.extend(statements(facts.statement_timeout));
-    findings.push(room(facts.connections, facts.max_connections));
+    findings.extend(QUEUE.ask(&connected.client).await);
     findings
 }
 
-fn version(number: i32) -> Finding {
+fn nothing_read(why: &str) -> Finding {
+    let asked = NUMBERS.iter().map(|question| question.what).chain([QUEUE.what]);
+    let settings = asked.collect::<Vec<_>>().join(", ");
+    Finding::unread(
+        &settings,
+        why,
+        "see that one connection more is to be had, or look at the server",
+    )
+}
+
+impl<T: FromSqlOwned> Question<T> {
+    async fn ask(&self, client: &Client) -> Option<Finding> {
+        match timeout(ANSWER_LIMIT, self.answer(client)).await {
+            Ok(Ok(answer)) => answer.and_then(self.judge),
+            Ok(Err(why)) => Some(Finding::unread(self.what, &why, self.grant)),
+            Err(_) => Some(Finding::unread(self.what, NO_ANSWER, "look at the server")),
+        }
+    }
+
+    /// None where the server does not know of it.
+    async fn answer(&self, client: &Client) -> Result<Option<T>, String> {
+        let row = client.query_opt(self.sql, &[]).await;
+        row.and_then(|row| row.map(|row| row.try_get(0)).transpose()).map_err(|error| {
+            let said = error.as_db_error().map(|error| error.message().to_owned());
+            said.unwrap_or_else(|| error.to_string())
+        })
+    }
+}
+
+fn millis(setting: i64) -> Duration {
+    Duration::from_millis(u64::try_from(setting).unwrap_or_default())
+}
+
+fn role(is_standby: bool) -> Option<Finding> {
+    is_standby.then(|| {
+        Finding::failure(
+            "role",
+            "it is a standby, where nothing can be published or listened to",
+            "use the URL of the primary",
+        )
+    })
+}
+
+fn version(number: i64) -> Finding {
     let says = format!("PostgreSQL {}.{}", number / 10_000, number % 10_000);
     match number {
         130_000.. => Finding::ok("version", says),
@@ -192,18 +245,7 @@ mod tests {
 
     #[test]
     fn a_standby_is_a_failure() {
-        let facts = Facts {
-            version: 180_000,
-            is_standby: true,
-            queue_usage: 0.0,
-            queue_pages: None,
-            idle_session_timeout: Duration::ZERO,
-            statement_timeout: Duration::ZERO,
-            connections: 1,
-            max_connections: 100,
-        };
-        assert!(judge(&facts).iter().any(|finding| finding.what == "role"));
-        let primary = Facts { is_standby: false, ..facts };
-        assert!(judge(&primary).iter().all(|finding| finding.level == Level::Ok));
+        assert_eq!(level(role(true)), Level::Failure);
+        assert_eq!(role(false), None);
     }
 }

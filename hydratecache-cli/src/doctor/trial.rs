@@ -9,13 +9,17 @@ use bytes::Bytes;
 use futures::StreamExt;
 use hydratecache::{Error, ErrorKind, Message, Origin, Signal, Subscription, Topic, Transport};
 use tokio::time::{Instant, timeout};
+#[cfg(feature = "postgres")]
+use tokio_postgres::config::SslMode;
 
 use super::finding::Finding;
 use super::{ANSWER_LIMIT, Arguments};
-use crate::transport::{Broker, Purpose};
+#[cfg(feature = "postgres")]
+use crate::client::postgres;
+use crate::transport::{Broker, BrokerUrl, Purpose};
 
-/// Tries everything, up to what fails.
-pub(super) async fn run(arguments: &Arguments, topic: &Topic, findings: &mut Vec<Finding>) {
+/// Tries everything, up to what fails. Returns whether it could connect.
+pub(super) async fn run(arguments: &Arguments, topic: &Topic, findings: &mut Vec<Finding>) -> bool {
     let began = Instant::now();
     let connected = arguments.access.connect(&arguments.url, Purpose::Follow).await;
     let transport = match connected {
@@ -24,7 +28,8 @@ pub(super) async fn run(arguments: &Arguments, topic: &Topic, findings: &mut Vec
             let kind = error.downcast_ref::<Error>().map(Error::kind);
             let says = format!("{error:#}");
             let says = says.trim().trim_start_matches("error: ").to_owned();
-            return findings.push(Finding::failure("connection", says, connection_advice(kind)));
+            findings.push(Finding::failure("connection", says, connection_advice(kind)));
+            return false;
         }
     };
     findings.push(Finding::ok("connection", format!("it took {}", millis(began))));
@@ -36,6 +41,7 @@ pub(super) async fn run(arguments: &Arguments, topic: &Topic, findings: &mut Vec
     }
     // Whatever is left goes with the process.
     let _ = timeout(Duration::from_secs(1), transport.close()).await;
+    true
 }
 
 async fn subscribe(
@@ -138,19 +144,25 @@ fn connection_advice(kind: Option<ErrorKind>) -> &'static str {
 }
 
 /// Whether values and passwords cross a network in plain text. None: it is not known from the URL.
-pub(super) fn encryption(url: &str, broker: Broker) -> Option<Finding> {
+pub(super) fn encryption(url: &BrokerUrl, broker: Broker) -> Option<Finding> {
     let what = "encryption";
-    let is_encrypted = match broker {
-        Broker::Redis => url.starts_with("rediss:"),
-        // A server may ask for TLS by itself; a PostgreSQL elsewhere is spoken to with TLS only,
-        // unless the URL forbids it.
-        Broker::Nats if !url.starts_with("tls:") => return None,
-        Broker::Nats => true,
-        Broker::Postgres => !url.contains("sslmode=disable"),
+    let of_url = || is_local(host(url.expose()));
+    let (is_local, is_encrypted) = match broker {
+        Broker::Redis => (of_url(), url.expose().starts_with("rediss:")),
+        // A server may ask for TLS by itself.
+        Broker::Nats if !url.expose().starts_with("tls:") => return None,
+        Broker::Nats => (of_url(), true),
+        #[cfg(feature = "postgres")]
+        Broker::Postgres => {
+            let settings = postgres::settings(url).ok()?;
+            let is_local = !settings.get_hosts().iter().any(postgres::is_elsewhere);
+            (is_local, settings.get_ssl_mode() != SslMode::Disable)
+        }
+        #[cfg(not(feature = "postgres"))]
+        Broker::Postgres => return None,
         // Its settings are not in the URL.
         Broker::Kafka => return None,
     };
-    let is_local = is_local(host(url));
     Some(match (is_local, is_encrypted) {
         (true, _) => Finding::ok(what, "the broker is on this machine"),
         (false, true) => Finding::ok(what, "TLS is asked for"),
@@ -181,7 +193,7 @@ pub(super) fn authority(url: &str) -> &str {
 
 fn is_local(host: &str) -> bool {
     let is_loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    host == "localhost" || host.is_empty() || host.starts_with("%2F") || is_loopback
+    host == "localhost" || host.is_empty() || is_loopback
 }
 
 fn millis(began: Instant) -> String {
@@ -207,13 +219,30 @@ mod tests {
             ("rediss://u:p@cache.test", Broker::Redis, Some(Level::Ok)),
             ("redis://127.0.0.1", Broker::Redis, Some(Level::Ok)),
             ("redis://[::1]:6379", Broker::Redis, Some(Level::Ok)),
+            #[cfg(feature = "postgres")]
             ("postgres://u:p@db.test/x?sslmode=disable", Broker::Postgres, Some(Level::Warning)),
+            #[cfg(feature = "postgres")]
+            ("postgres://u:p@db.test/x?sslmode=%64isable", Broker::Postgres, Some(Level::Warning)),
+            #[cfg(feature = "postgres")]
+            ("postgres://u:sslmode=disable@db.test/x", Broker::Postgres, Some(Level::Ok)),
+            #[cfg(feature = "postgres")]
+            ("postgres://u:p@db.test/x?user=sslmode=disable", Broker::Postgres, Some(Level::Ok)),
+            #[cfg(feature = "postgres")]
             ("postgres://u:p@db.test/x", Broker::Postgres, Some(Level::Ok)),
+            #[cfg(feature = "postgres")]
+            ("postgres://u:p@%2Fvar%2Frun/x", Broker::Postgres, Some(Level::Ok)),
+            #[cfg(feature = "postgres")]
+            (
+                "postgres://u:p@localhost,db.test/x?sslmode=disable",
+                Broker::Postgres,
+                Some(Level::Warning),
+            ),
             ("nats://n.test", Broker::Nats, None),
             ("tls://n.test", Broker::Nats, Some(Level::Ok)),
             ("kafka://k.test", Broker::Kafka, None),
         ] {
-            assert_eq!(encryption(url, broker).map(|finding| finding.level), level, "{url}");
+            let parsed = url.parse().expect("anything is taken");
+            assert_eq!(encryption(&parsed, broker).map(|finding| finding.level), level, "{url}");
         }
         assert_eq!(authority("nats://u:p@a:1,b:2"), "a:1");
     }

@@ -141,7 +141,8 @@ impl Holdings {
     /// What the broker keeps.
     async fn of_broker(&self, channel: &Channel<Bytes>) -> anyhow::Result<Entries> {
         let replica = Replica::new();
-        let hydration = channel.hydrate(replica.clone()).await.map_err(failure)?;
+        let hydration = channel.hydrate(replica.clone()).as_observer();
+        let hydration = hydration.await.map_err(failure)?;
         hydration.caught_up().await.map_err(failure)?;
         let rejected = channel.stats().rejected;
         anyhow::ensure!(

@@ -56,6 +56,8 @@ pub(super) struct Settings<T> {
     pub(super) kept_beyond_end: Duration,
     /// What the replica is called when it answers for itself.
     pub(super) name: Option<Arc<str>>,
+    /// Whether it answers those who ask which replicas have a write.
+    pub(super) is_replica: bool,
     /// Verifies the cache, if that is wanted.
     pub(super) verifying: Option<verifier::Begin<T>>,
     /// Offers copies to other replicas, and has copies asked for, if that is wanted.
@@ -100,6 +102,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
             expiry_jitter: 0.0,
             kept_beyond_end: Duration::ZERO,
             name: None,
+            is_replica: true,
             verifying: None,
             offering: None,
         };
@@ -185,6 +188,13 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
     /// name is a good one. 1 to 100 bytes.
     pub fn with_name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.settings.name = Some(name.into());
+        self
+    }
+
+    /// Hydrates the cache of a tool that only looks: it is no replica, so it does not answer
+    /// [`Channel::applied_by`] (default: it does, because its reads are those that are asked about).
+    pub fn as_observer(mut self) -> Self {
+        self.settings.is_replica = false;
         self
     }
 

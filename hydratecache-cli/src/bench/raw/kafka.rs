@@ -11,11 +11,11 @@ use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::{ClientConfig, Message};
-use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::RAW_TOPIC;
-use super::super::measure::{Arrived, Client};
+use super::super::arrival::Arrived;
+use super::super::measure::Client;
 use crate::transport::{Access, BrokerUrl};
 
 /// How long one question to the brokers may take.
@@ -48,20 +48,13 @@ impl Client for Raw {
         .boxed()
     }
 
-    fn flush(&self) -> BoxFuture<'_, anyhow::Result<()>> {
-        async { Ok(()) }.boxed()
-    }
-
     fn subscribe(&self, arrived: Arrived) -> BoxFuture<'_, anyhow::Result<()>> {
         async move {
             let settings = self.settings.clone();
             let consumer = tokio::task::spawn_blocking(move || consumer(settings)).await??;
             let task = tokio::spawn(async move {
                 while let Ok(message) = consumer.recv().await {
-                    let body = Bytes::copy_from_slice(message.payload().unwrap_or_default());
-                    if arrived.send((Instant::now(), body)).is_err() {
-                        return;
-                    }
+                    arrived.now(message.payload().unwrap_or_default());
                 }
             });
             let mut kept = self.task.lock().unwrap_or_else(PoisonError::into_inner);

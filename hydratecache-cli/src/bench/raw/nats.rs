@@ -6,11 +6,11 @@ use async_nats::{Client as Nats, Subject};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::RAW_TOPIC;
-use super::super::measure::{Arrived, Client};
+use super::super::arrival::Arrived;
+use super::super::measure::Client;
 use crate::client;
 use crate::transport::{Access, BrokerUrl};
 
@@ -44,9 +44,7 @@ impl Client for Raw {
             self.reader.flush().await?;
             let task = tokio::spawn(async move {
                 while let Some(message) = messages.next().await {
-                    if arrived.send((Instant::now(), message.payload)).is_err() {
-                        return;
-                    }
+                    arrived.now(&message.payload);
                 }
             });
             let mut kept = self.task.lock().unwrap_or_else(PoisonError::into_inner);

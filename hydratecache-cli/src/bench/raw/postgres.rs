@@ -5,11 +5,11 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::time::Instant;
 use tokio_postgres::Statement;
 
 use super::super::RAW_TOPIC;
-use super::super::measure::{Arrived, Client};
+use super::super::arrival::Arrived;
+use super::super::measure::Client;
 use crate::client::postgres::{Connected, connect};
 use crate::transport::{Access, BrokerUrl};
 
@@ -27,8 +27,7 @@ impl Raw {
         let told = arrived.clone();
         let notified = move |payload: &str| {
             if let Some(arrived) = told.get() {
-                // Fails when the bench is over.
-                let _ = arrived.send((Instant::now(), Bytes::copy_from_slice(payload.as_bytes())));
+                arrived.now(payload.as_bytes());
             }
         };
         let reader = connect(url, access, notified).await?;
@@ -46,10 +45,6 @@ impl Client for Raw {
             Ok(())
         }
         .boxed()
-    }
-
-    fn flush(&self) -> BoxFuture<'_, anyhow::Result<()>> {
-        async { Ok(()) }.boxed()
     }
 
     fn subscribe(&self, arrived: Arrived) -> BoxFuture<'_, anyhow::Result<()>> {

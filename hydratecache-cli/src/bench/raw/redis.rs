@@ -9,11 +9,11 @@ use fred::interfaces::{EventInterface, PubsubInterface};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::RAW_TOPIC;
-use super::super::measure::{Arrived, Client};
+use super::super::arrival::Arrived;
+use super::super::measure::Client;
 use crate::client;
 use crate::transport::{Access, BrokerUrl};
 
@@ -40,10 +40,6 @@ impl Client for Raw {
         .boxed()
     }
 
-    fn flush(&self) -> BoxFuture<'_, anyhow::Result<()>> {
-        async { Ok(()) }.boxed()
-    }
-
     fn subscribe(&self, arrived: Arrived) -> BoxFuture<'_, anyhow::Result<()>> {
         async move {
             let mut messages = self.reader.message_rx();
@@ -52,10 +48,7 @@ impl Client for Raw {
                 loop {
                     match messages.recv().await {
                         Ok(message) => {
-                            let body = message.value.into_bytes().unwrap_or_default();
-                            if arrived.send((Instant::now(), body)).is_err() {
-                                return;
-                            }
+                            arrived.now(&message.value.into_bytes().unwrap_or_default());
                         }
                         // What was skipped is missed by its limit.
                         Err(RecvError::Lagged(_)) => (),

@@ -74,7 +74,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 }
             }
             Some(Request::WhoHas { position, question, wanted, limit }) => {
-                if let Some(asker) = message.origin() {
+                if let Some(asker) = message.origin().filter(|_| self.settings.is_replica) {
                     self.rollcall.asked(asker, question, position, wanted, limit);
                 }
             }

@@ -13,13 +13,16 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::demo::broker::Broker;
 
 /// How many reads may be under way in one direction, which a slow link holds up: of at most 16 KiB.
 const READS_UNDER_WAY: usize = 256;
+
+/// How long connections may be refused by the system before a link is given up.
+const ACCEPT_LIMIT: Duration = Duration::from_secs(30);
 
 /// The link of one process to a broker.
 #[derive(Clone)]
@@ -83,16 +86,44 @@ impl<'a> Door<'a> {
     }
 }
 
-/// Forwards each connection to `upstream` until this future is dropped.
+/// Forwards each connection to `upstream` until this future is dropped, or no more can be taken, which ends
+/// those that there are.
 async fn forward_all(listener: TcpListener, upstream: Arc<str>, faults: watch::Receiver<Faults>) {
     let mut connections = JoinSet::new();
     loop {
-        tokio::select! {
-            accepted = listener.accept() => if let Ok((client, _)) = accepted {
+        match accepted(ACCEPT_LIMIT, || listener.accept()).await {
+            Ok((client, _)) => {
                 connections.spawn(until_cut(client, upstream.clone(), faults.clone()));
-            },
-            Some(_) = connections.join_next() => {}
+            }
+            Err(error) => {
+                eprintln!(
+                    "a link to the broker is lost for good: it takes no connections: {error}"
+                );
+                return;
+            }
         }
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// What `accept` yields. Where the system refuses, as without file descriptors, it is asked again after
+/// pauses that grow, and given up after `limit`.
+async fn accepted<S, F: Future<Output = std::io::Result<S>>>(
+    limit: Duration,
+    mut accept: impl FnMut() -> F,
+) -> std::io::Result<S> {
+    let mut pause = Duration::from_millis(5);
+    let mut failing_since = None;
+    loop {
+        let error = match accept().await {
+            Ok(accepted) => return Ok(accepted),
+            Err(error) => error,
+        };
+        if failing_since.get_or_insert_with(Instant::now).elapsed() >= limit {
+            return Err(error);
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
     }
 }
 
@@ -205,6 +236,27 @@ mod tests {
         });
         let forwarding = tokio::spawn(forward_all(link, upstream, faults.subscribe()));
         (faults, address, [serving, forwarding].map(AbortOnDropHandle::new))
+    }
+
+    #[tokio::test]
+    async fn a_system_that_refuses_connections_is_asked_seldom_and_given_up_after_a_while() {
+        let mut asked = 0;
+        let refused = accepted(Duration::from_millis(100), || {
+            asked += 1;
+            std::future::ready(Err::<(), _>(std::io::Error::other("no file descriptors")))
+        });
+        assert!(refused.await.is_err());
+        assert!((2..=8).contains(&asked), "{asked} times");
+        let mut failures = 3;
+        let taken = accepted(ACCEPT_LIMIT, || {
+            failures -= 1;
+            std::future::ready(if failures > 0 {
+                Err(std::io::Error::other("busy"))
+            } else {
+                Ok(7)
+            })
+        });
+        assert_eq!(taken.await.expect("it gives way"), 7);
     }
 
     async fn round_trip(stream: &mut TcpStream) -> std::io::Result<u8> {
