@@ -29,7 +29,7 @@ find_bug() {
   fi
   # Exit code 1 is a broken promise; anything else is no finding.
   case $line in
-    "sim: seeds="*) grep --max-count 1 '^seed ' "$log" ;;
+    *"sim: seeds="*) grep --max-count 1 '^seed ' "$log" ;;
     *)
       cat "$log" >&2
       return 1

@@ -83,9 +83,7 @@ fn repeats(seed: u64) -> bool {
 
 fn conclude(seeds: u64, counts: [u64; 5]) -> ExitCode {
     let [events, digests, unanswered, answered, violations] = counts;
-    println!(
-        "sim: seeds={seeds} events={events} digests={digests} losses_answered={answered} \
-         losses_unanswered={unanswered} violations={violations}"
-    );
+    println!("sim: digests={digests} losses_answered={answered} losses_unanswered={unanswered}");
+    println!("sim: seeds={seeds} events={events} violations={violations}");
     if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
