@@ -4,16 +4,19 @@
 //! A body is a CBOR map whose field 0 is its type. Types that are not known here, and bodies that
 //! are not what their type says, are [`None`]: they are counted and ignored.
 
+mod fields;
+
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use minicbor::{Decoder, Encoder};
+use minicbor::Encoder;
 
 use crate::message::ContentType;
 use crate::wire::{MAX_REQUEST_BYTES, is_request};
 use crate::{Key, Origin, Position};
+use fields::Fields;
 
 /// The longest name of a replica, in bytes: a host's name and something more.
 pub(crate) const MAX_NAME_BYTES: usize = 100;
@@ -397,63 +400,6 @@ fn write_parts(
         e.u64(*number)?;
     }
     Ok(())
-}
-
-/// The fields of the types that are known here.
-#[derive(Default)]
-struct Fields {
-    number: Option<u64>,
-    origin: Option<Origin>,
-    /// Fields 2 and 3.
-    numbers: [Option<NonZeroU64>; 2],
-    key: Option<Key>,
-    version: Option<u64>,
-    question: Option<NonZeroU64>,
-    /// In milliseconds.
-    limit: Option<u64>,
-    is_applied: Option<bool>,
-    name: Option<Arc<str>>,
-    content_type: Option<ContentType>,
-    parts: Vec<u64>,
-}
-
-impl Fields {
-    /// The fields of a well-formed map; others than these are skipped.
-    fn read(body: &[u8]) -> Option<Self> {
-        let mut d = Decoder::new(body);
-        let mut fields = Self::default();
-        for _ in 0..d.map().ok()?? {
-            match d.u64().ok()? {
-                0 => fields.number = Some(d.u64().ok()?),
-                1 => fields.origin = Origin::from_u64(d.u64().ok()?),
-                field @ 2..=3 => {
-                    let number = NonZeroU64::new(d.u64().ok()?);
-                    fields.numbers[usize::from(field == 3)] = number;
-                }
-                4 => fields.key = Some(Key::new(d.str().ok()?).ok()?),
-                5 => fields.version = Some(d.u64().ok()?),
-                6 => fields.question = NonZeroU64::new(d.u64().ok()?),
-                7 => fields.limit = Some(d.u64().ok()?),
-                8 => fields.is_applied = Some(d.bool().ok()?),
-                9 => {
-                    let name = d.str().ok()?;
-                    fields.name = Some((name.len() <= MAX_NAME_BYTES).then_some(name)?.into());
-                }
-                10 => {
-                    fields.content_type = Some(ContentType::new(d.str().ok()?).ok()?);
-                }
-                11 => {
-                    for _ in 0..d.array().ok()??.min(MOST_PARTS as u64 + 1) {
-                        fields.parts.push(d.u64().ok()?);
-                    }
-                    // More than that nobody asks for.
-                    (fields.parts.len() <= MOST_PARTS).then_some(())?;
-                }
-                _ => d.skip().ok()?,
-            }
-        }
-        Some(fields)
-    }
 }
 
 #[cfg(test)]
