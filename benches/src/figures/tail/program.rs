@@ -91,6 +91,12 @@ impl Drop for Tail {
 }
 
 impl Shown {
+    /// How many messages it showed.
+    pub(super) fn messages(&self) -> Result<u64> {
+        let count = self.summary.split(' ').next().and_then(|count| count.parse().ok());
+        count.with_context(|| format!("tail was to say how many, and said {:?}", self.summary))
+    }
+
     /// Every message was counted and shown, and none was lost.
     pub(super) fn is_all_of(&self, messages: u64) -> Result<()> {
         let all = format!("{messages} messages, 0 gaps, 0 disruptions, 0 rejected");
