@@ -2,14 +2,16 @@
 
 use std::cell::OnceCell;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
 use tokio::runtime::Runtime;
 
 use crate::figures;
+use crate::report::Figure;
 use crate::rounds::Plan;
 use crate::server::{KAFKA, NATS, POSTGRES, REDIS, Server, Service};
 
@@ -38,6 +40,8 @@ pub struct Bench {
     pub plan: Plan,
     /// How long after an outage staleness is counted.
     pub patience: Duration,
+    only: Vec<String>,
+    is_quick: bool,
     redis: OnceCell<Server>,
     nats: OnceCell<Server>,
     postgres: OnceCell<Server>,
@@ -64,6 +68,8 @@ impl Options {
         Ok(Bench {
             plan: Plan { rounds, round: Duration::from_millis(millis) },
             patience: Duration::from_secs(patience),
+            only: self.only.clone(),
+            is_quick: self.quick,
             redis: OnceCell::new(),
             nats: OnceCell::new(),
             postgres: OnceCell::new(),
@@ -74,6 +80,28 @@ impl Options {
 }
 
 impl Bench {
+    /// Measures these in a process of their own, unless this one measures nothing else: what was measured before leaves
+    /// memory behind, which is used again and seems to cost nothing.
+    ///
+    /// # Errors
+    /// Those of `measure`, or if that process fails.
+    pub fn apart(
+        &self,
+        names: &[&str],
+        measure: impl FnOnce(&Self) -> Result<Vec<Figure>>,
+    ) -> Result<Vec<Figure>> {
+        let is_of_these = |only: &String| names.contains(&only.as_str());
+        if !self.only.is_empty() && self.only.iter().all(is_of_these) {
+            return measure(self);
+        }
+        let mut program = Command::new(std::env::current_exe()?);
+        program.args(["--json", "--only"]).args(names).stderr(Stdio::inherit());
+        let output = program.args(self.is_quick.then_some("--quick")).output()?;
+        ensure!(output.status.success(), "measuring {names:?} in a process of its own failed");
+        let lines = str::from_utf8(&output.stdout)?.lines();
+        lines.map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
     /// The Redis server, started when it is first needed.
     ///
     /// # Errors

@@ -15,6 +15,10 @@ pub(super) const NAMES: &[&str] = &["redis_warm_start", "redis_warm_start_memory
 const TOPIC: &str = "bench.warm";
 
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>> {
+    bench.apart(NAMES, alone)
+}
+
+fn alone(bench: &Bench) -> Result<Vec<Figure>> {
     let url = bench.redis()?.url().to_owned();
     let measured = bench.run(measured(url))?;
     let time = Figure::of_values(NAMES[0], "s", measured.seconds, None);
