@@ -8,15 +8,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::future::join_all;
 use hydratecache::cache::{Mode, Replica};
 use hydratecache::codec::FnCodec;
-use hydratecache::{Channel, ErrorKind, FenceScope, Hydrated, Kind, Limits, Ttl, VersionDomain};
+use hydratecache::{
+    Channel, ErrorKind, FenceScope, Hydrated, Kind, Limits, Message, Origin, Positions, Request,
+    Signal, Subscription, Topic, Transport, Ttl, VersionDomain,
+};
 use support::fleet::{
     DOMAINS, Fate, Scene, Tapped, Users, channel, is_proven, name, slow, small, value,
 };
 use support::{Watched, within};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 #[tokio::test(start_paused = true)]
 async fn a_replica_that_starts_beside_a_live_one_takes_its_copy_and_spares_the_source() {
@@ -359,4 +363,47 @@ async fn a_replica_whose_reload_failed_offers_no_copy_without_what_it_dropped() 
     let third = scene.users().await;
     scene.check(&third).await;
     assert_eq!(third.stats().copies, 1);
+}
+
+/// Else those who lost what nobody was told of would wait for an answer that never comes.
+#[tokio::test(start_paused = true)]
+async fn who_is_busy_lets_those_wait_whom_it_can_answer_and_no_others() {
+    let scene = Scene::new(VersionDomain::Clock, 50);
+    let _whole = scene.users().await;
+    let link = scene.broker.connect();
+    let topic = Topic::new("users").expect("legal");
+    let mut heard = link.subscribe(topic.clone()).await.expect("subscribes");
+    let me = Origin::random();
+    let ask = async |question: u64, lost: &[Positions]| {
+        let question = Origin::from_u64(question).expect("not zero");
+        let asked = Request::Compare { question, lost: lost.to_vec() };
+        let asked = Message::request(me, asked.encode()).expect("legal");
+        link.publish(topic.clone(), vec![asked]).await.expect("accepted");
+    };
+    // Two who do not take what they are offered.
+    for question in 1..=2 {
+        ask(question, &[]).await;
+        assert!(says(&mut heard, |request| matches!(request, Request::Offered { .. })).await);
+    }
+    // It tells others to wait no more often than twice a second.
+    sleep(Duration::from_secs(1)).await;
+    let unheard = Positions::new(Origin::from_u64(9).expect("not zero"), 1, 3).expect("in order");
+    ask(3, &[unheard]).await;
+    assert!(!says(&mut heard, |request| matches!(request, Request::Wait(_))).await);
+    ask(4, &[]).await;
+    assert!(says(&mut heard, |request| matches!(request, Request::Wait(_))).await);
+}
+
+/// Whether somebody soon says such a thing.
+async fn says(heard: &mut Subscription, is_such: impl Fn(&Request) -> bool + Sync) -> bool {
+    let listening = async {
+        loop {
+            if let Some(Signal::Message(message)) = heard.next().await
+                && Request::decode(message.payload()).is_some_and(|request| is_such(&request))
+            {
+                return;
+            }
+        }
+    };
+    timeout(Duration::from_millis(500), listening).await.is_ok()
 }

@@ -57,7 +57,7 @@ const AHEAD: Duration = Duration::from_millis(5);
 pub(in crate::cache) async fn offer<T: Send + Sync + 'static>(desk: Desk<T>, settings: WarmStart) {
     let shop = Arc::new(Shop { desk, settings });
     let (copies, told_at) = (BTreeMap::new(), Instant::now());
-    Offering { shop, copies, told_at, tells_at: None }.run().await;
+    Offering { shop, copies, told_at, telling: None }.run().await;
 }
 
 /// Listens to those who want a copy.
@@ -67,8 +67,8 @@ struct Offering<T> {
     copies: BTreeMap<Origin, Copy>,
     /// When anyone last told others to wait.
     told_at: Instant,
-    /// When this replica is to tell them, unless another one does.
-    tells_at: Option<Instant>,
+    /// This replica is about to tell them, unless another one does.
+    telling: Option<AbortOnDropHandle<()>>,
 }
 
 /// What each copy needs.
@@ -99,7 +99,8 @@ struct Copy {
     question: Origin,
     takes: mpsc::Sender<Asked>,
     stage: Arc<Stage>,
-    began: Instant,
+    /// When something of it was asked for last.
+    asked_at: Instant,
     task: AbortOnDropHandle<()>,
 }
 
@@ -148,19 +149,10 @@ impl<T: Send + Sync + 'static> Offering<T> {
     async fn run(mut self) {
         let mut heard = self.shop.desk.peers.listen();
         loop {
-            let tells_at = self.tells_at;
-            tokio::select! {
-                request = heard.recv() => match request {
-                    Ok(request) => self.heard(&request),
-                    Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(broadcast::error::RecvError::Closed) => return,
-                },
-                () = sleep_until(tells_at.unwrap_or_else(Instant::now)), if tells_at.is_some() => {
-                    self.tells_at = None;
-                    let peers = &self.shop.desk.peers;
-                    // Nobody relies on it.
-                    drop(peers.say(&Request::Wait(peers.me)).await);
-                }
+            match heard.recv().await {
+                Ok(request) => self.heard(&request),
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return,
             }
         }
     }
@@ -179,18 +171,18 @@ impl<T: Send + Sync + 'static> Offering<T> {
                 });
             }
             Request::Take { copy, first, last } => {
-                if let Some(copy) = self.copies.get(copy) {
+                if let Some(copy) = self.asked_of(*copy) {
                     // Too many at once are none: they ask again.
                     let _ = copy.takes.try_send(Asked::Chunks(first.get(), last.get()));
                 }
             }
             Request::Parts { digest, level, numbers } => {
-                if let (Some(copy), Some(level)) = (self.copies.get(digest), Level::of(level.get()))
+                if let (Some(copy), Some(level)) = (self.asked_of(*digest), Level::of(level.get()))
                 {
                     let _ = copy.takes.try_send(Asked::Parts(level, numbers.clone()));
                 }
             }
-            Request::Wait(_) => (self.told_at, self.tells_at) = (Instant::now(), None),
+            Request::Wait(_) => (self.told_at, self.telling) = (Instant::now(), None),
             _ => {}
         }
     }
@@ -209,22 +201,33 @@ impl<T: Send + Sync + 'static> Offering<T> {
             let answered = Question { number: question, purpose, lost: lost.to_vec() };
             let sending = self.shop.clone().send(id, answered, asked, stage.clone());
             let task = AbortOnDropHandle::new(tokio::spawn(sending));
-            self.copies.insert(id, Copy { question, takes, stage, began: Instant::now(), task });
+            let asked_at = Instant::now();
+            self.copies.insert(id, Copy { question, takes, stage, asked_at, task });
         } else if (is_whole || is_soon) && self.told_at.elapsed() >= WAIT_PAUSE {
-            let now = Instant::now();
-            self.tells_at = self.tells_at.or(Some(now + random(JITTER)));
+            let is_telling = self.telling.as_ref().is_some_and(|task| !task.is_finished());
+            if !is_telling {
+                let telling = self.shop.clone().tell_to_wait(lost.to_vec());
+                self.telling = Some(AbortOnDropHandle::new(tokio::spawn(telling)));
+            }
         }
     }
 }
 
 impl<T> Offering<T> {
-    /// Lets one more be kept: of those that are complete, the oldest goes.
+    /// Lets one more be kept: of those that are complete, the one goes of which nobody has asked for the longest.
     fn make_room(&mut self) {
         let complete = self.copies.iter().filter(|(_, copy)| copy.stage.is(Stage::COMPLETE));
-        let oldest = complete.min_by_key(|(_, copy)| copy.began).map(|(id, _)| *id);
-        if let Some(oldest) = oldest.filter(|_| self.copies.len() >= MOST_KEPT) {
-            self.copies.remove(&oldest);
+        let idlest = complete.min_by_key(|(_, copy)| copy.asked_at).map(|(id, _)| *id);
+        if let Some(idlest) = idlest.filter(|_| self.copies.len() >= MOST_KEPT) {
+            self.copies.remove(&idlest);
         }
+    }
+
+    /// The copy of this number, of which somebody asks for something now.
+    fn asked_of(&mut self, copy: Origin) -> Option<&Copy> {
+        let copy = self.copies.get_mut(&copy)?;
+        copy.asked_at = Instant::now();
+        Some(copy)
     }
 }
 
@@ -280,6 +283,19 @@ impl<T: Send + Sync + 'static> Shop<T> {
         if sent.is_err() {
             // Those who do not hear it notice that nothing comes.
             drop(peers.say(&Request::Withdrawn(copy)).await);
+        }
+    }
+
+    /// Tells those who lost so much to wait, unless this replica was not told of all of that: it will have no
+    /// answer, and they had better read the source.
+    async fn tell_to_wait(self: Arc<Self>, lost: Vec<Positions>) {
+        sleep(random(JITTER)).await;
+        let has_answer =
+            lost.is_empty() || self.heads().await.is_some_and(|heads| are_covered(&lost, &heads));
+        if has_answer {
+            let peers = &self.desk.peers;
+            // Nobody relies on it.
+            drop(peers.say(&Request::Wait(peers.me)).await);
         }
     }
 
