@@ -10,7 +10,7 @@ use std::time::Duration;
 use hydratecache::{Error, ErrorKind, Message, Result, Topic};
 use tokio::sync::Notify;
 use tokio::task::coop::{consume_budget, unconstrained};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,7 +24,8 @@ use lane::{Handed, Lane};
 
 pub(crate) use delivery::Producer;
 
-/// How long a close waits for the answers to what was sent.
+/// How long a close waits for the answers to what was sent, and whose limit has passed for the answer to what waited to be
+/// sent.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long the first publish to a topic waits for brokers that are to lead its partitions. A single broker
@@ -128,16 +129,17 @@ impl Publisher {
                 None => Err(state.wait_in_turn(batch, deadline)),
             }
         };
-        let handed = match handed {
-            Ok(handed) => handed,
-            Err((turn, is_first)) => {
-                if is_first {
-                    self.under_way.spawn(unconstrained(serve(self.clone(), lane.clone())));
-                }
-                turn.await.unwrap_or_else(|_| Err(self.was_closed()))
-            }
-        }?;
-        self.answer(&lane, handed).await
+        let (turn, is_first) = match handed {
+            // The client's own limit begins now.
+            Ok(handed) => return self.answer(&lane, handed?).await,
+            Err(turn) => turn,
+        };
+        if is_first {
+            self.under_way.spawn(unconstrained(serve(self.clone(), lane.clone())));
+        }
+        let handed = turn.await.unwrap_or_else(|_| Err(self.was_closed()))?;
+        let answer = timeout_at(deadline + ANSWER_LIMIT, self.answer(&lane, handed)).await;
+        answer.unwrap_or_else(|_| Err(self.unknown_outcome(&lane, "no answer came in time")))
     }
 
     /// Hands the records of `batch` to the client library, in order.
@@ -277,7 +279,9 @@ impl Publisher {
     async fn make_ready(&self, lane: &Lane, deadline: Instant, bytes: usize) -> Result<Taken> {
         if !lane.lock().is_known() {
             let partitions = self.opener.open(&lane.name, deadline).await?;
-            self.await_leaders(&lane.name, partitions, deadline).await?;
+            if !lane.lock().was_led() {
+                self.await_leaders(&lane.name, partitions, deadline).await?;
+            }
             lane.lock().grow(partitions);
         }
         loop {
@@ -285,7 +289,7 @@ impl Publisher {
             if let Some(room) = Room::take(&self.room, bytes) {
                 return Ok(room);
             }
-            if tokio::time::timeout_at(deadline, freed).await.is_err() {
+            if timeout_at(deadline, freed).await.is_err() {
                 return Err(self.no_room());
             }
         }

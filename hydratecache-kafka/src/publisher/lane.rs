@@ -22,6 +22,9 @@ pub(super) struct Lane {
 pub(super) struct State {
     /// Zero: not known yet.
     partitions: usize,
+    /// Those who lead the partitions were waited for. That is not done twice: a partition without a leader would
+    /// hold up all others.
+    was_led: bool,
     numbering: Numbering,
     waiting: VecDeque<Waiting>,
     is_served: bool,
@@ -75,9 +78,15 @@ impl State {
         self.is_known() && self.partitions < partitions
     }
 
+    /// Whether the topic was known before.
+    pub(super) fn was_led(&self) -> bool {
+        self.was_led
+    }
+
     /// A topic never has fewer partitions than before.
     pub(super) fn grow(&mut self, partitions: usize) {
         self.partitions = self.partitions.max(partitions);
+        self.was_led = true;
     }
 
     /// The topic may have been made anew.
