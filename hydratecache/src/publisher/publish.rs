@@ -19,7 +19,7 @@ use crate::{Error, ErrorKind, Message, Origin, Result, Version};
 /// # Cancel safety
 /// Dropped before it was polled, nothing was sent. Dropped later, the message may have been sent:
 /// it is taken back if its batch is still gathering; if every publish of its batch is dropped, so
-/// is the transport's future, as [`Transport::publish`] describes.
+/// is the transport's future, as [`Transport::publish`](crate::Transport::publish) describes.
 #[must_use = "a publish does nothing until it is awaited"]
 pub struct Publish {
     stage: Stage,
