@@ -227,7 +227,9 @@ async fn a_thousand_topics_are_subscribed_to_at_once_and_over_the_same_connectio
     let topics: Vec<Topic> = names.iter().map(|name| topic(name)).collect();
     let subscribing = join_all(topics.iter().map(|topic| Listener::on(&transport, topic)));
     let mut listeners = in_time("a thousand subscriptions", secs(5), subscribing).await;
-    assert_eq!(connections_to(broker.addr()).expect("the system's table"), 4);
+    // One for each of three clients, and perhaps the one by which a client found the broker.
+    let connections = connections_to(broker.addr()).expect("the system's table");
+    assert!((3..=4).contains(&connections), "{connections} connections");
     for (listener, topic) in listeners.iter_mut().zip(&topics).step_by(100) {
         Writer::new(&transport, topic).send().await.expect("published");
         listener.numbers([1]).await;
