@@ -60,7 +60,7 @@ pub use stats::HydrationStats;
 pub use verifier::{Agreement, Divergence, DivergenceKind, Verifier};
 pub use warm::{ReplicaCopy, WarmStart};
 
-use crate::{Key, Version};
+use crate::{Key, Version, VersionDomain};
 use deadline::Deadline;
 
 /// What a cache must offer to be hydrated.
@@ -125,8 +125,12 @@ pub trait ReadNow<T>: ReadCache<T> {
 /// A cached value with what orders and dates it. Cloning shares the value.
 pub struct Entry<T> {
     value: Arc<T>,
-    version: Option<Version>,
     expires_at: Option<Deadline>,
+    // The version in parts: an `Option<Version>` would make an entry 48 bytes large and not 40, and with
+    // its key, as maps keep it, more than one cache line.
+    version_domain: Option<VersionDomain>,
+    version_number: u64,
+    version_origin: u64,
     /// How many gaps there had been when it was stored.
     epoch: u32,
     /// The version is that of the entry that it replaced.
@@ -140,7 +144,15 @@ impl<T> Entry<T> {
     }
 
     fn of_shared(value: Arc<T>) -> Self {
-        Self { value, version: None, expires_at: None, epoch: 0, is_version_borrowed: false }
+        Self {
+            value,
+            expires_at: None,
+            version_domain: None,
+            version_number: 0,
+            version_origin: 0,
+            epoch: 0,
+            is_version_borrowed: false,
+        }
     }
 
     /// What was loaded, as long as nothing is known of its end.
@@ -151,7 +163,13 @@ impl<T> Entry<T> {
     /// The same value with a version.
     #[must_use]
     pub fn with_version(self, version: Option<Version>) -> Self {
-        Self { version, is_version_borrowed: false, ..self }
+        Self {
+            version_domain: version.map(Version::domain),
+            version_number: version.map_or(0, Version::number),
+            version_origin: version.map_or(0, Version::origin_number),
+            is_version_borrowed: false,
+            ..self
+        }
     }
 
     /// The same value with an end, on the monotonic clock: a jump of the wall clock neither kills
@@ -175,7 +193,8 @@ impl<T> Entry<T> {
     /// without versions.
     #[must_use]
     pub fn version(&self) -> Option<Version> {
-        self.version
+        let domain = self.version_domain?;
+        Some(Version::of_parts(domain, self.version_number, self.version_origin))
     }
 
     /// When the value expires.
@@ -195,22 +214,23 @@ impl<T> Entry<T> {
     /// replace it.
     #[must_use]
     pub fn not_older_than(self, resident: Option<Version>) -> Self {
-        let is_version_borrowed =
-            self.is_version_borrowed || (self.version.is_none() && resident.is_some());
-        Self { version: self.version.or(resident), is_version_borrowed, ..self }
+        if self.version_domain.is_some() || resident.is_none() {
+            return self;
+        }
+        Self { is_version_borrowed: true, ..self.with_version(resident) }
     }
 
     /// The version that says which of the key's values this is. That of a value which it replaced says
     /// only that it is newer.
     fn own_version(&self) -> Option<Version> {
-        self.version.filter(|_| !self.is_version_borrowed)
+        self.version().filter(|_| !self.is_version_borrowed)
     }
 
     /// Whether this entry takes the place of one with the version `resident`. One without a version
     /// does: a lease showed that nothing newer arrived while it was loaded.
     #[must_use]
     pub fn replaces(&self, resident: Option<Version>) -> bool {
-        self.version.is_none_or(|version| version.is_newer_than(resident))
+        self.version().is_none_or(|version| version.is_newer_than(resident))
     }
 }
 
@@ -232,8 +252,31 @@ impl<T> fmt::Debug for Entry<T> {
     /// Shows everything but the value.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")
-            .field("version", &self.version)
+            .field("version", &self.version())
             .field("expires_at", &self.expires_at())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_borrowed_version_orders_an_entry_and_is_not_its_own() {
+        let (older, newer) = (Version::clock(1, None), Version::caller(2));
+        let entry = Entry::new("loaded");
+        assert_eq!(entry.version(), None);
+        assert_eq!(entry.clone().not_older_than(None).version(), None);
+        let entry = entry.not_older_than(Some(older)).not_older_than(Some(newer));
+        assert_eq!((entry.version(), entry.own_version()), (Some(older), None));
+        let entry = entry.with_version(Some(newer)).not_older_than(Some(older));
+        assert_eq!((entry.version(), entry.own_version()), (Some(newer), Some(newer)));
+    }
+
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn an_entry_and_its_key_have_room_in_a_cache_line_beside_the_header_of_an_allocation() {
+        assert!(size_of::<(Key, Entry<String>)>() <= 64 - size_of::<usize>());
     }
 }

@@ -63,6 +63,11 @@ impl Version {
         self.origin
     }
 
+    /// The version that has these parts.
+    pub(crate) const fn of_parts(domain: VersionDomain, number: u64, origin_number: u64) -> Self {
+        Self { domain, number, origin: origin_number }
+    }
+
     /// Whether this version comes after `other`. Nothing comes after a version of another domain;
     /// everything comes after none.
     #[must_use]

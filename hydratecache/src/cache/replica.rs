@@ -101,7 +101,7 @@ fn living<T>(entry: &Entry<T>) -> Option<&Entry<T>> {
 impl<T: Send + Sync + 'static> LocalCache<T> for Replica<T> {
     async fn put(&self, key: &Key, entry: Entry<T>) -> bool {
         let (map, _writing) = self.write();
-        let resident = map.get(key).and_then(|resident| resident.version);
+        let resident = map.get(key).and_then(Entry::version);
         let is_newer = entry.replaces(resident);
         if is_newer {
             map.insert(key.clone(), entry.not_older_than(resident));
@@ -120,7 +120,7 @@ impl<T: Send + Sync + 'static> LocalCache<T> for Replica<T> {
 
     async fn touch(&self, key: &Key, expires_at: Instant, version: Version) -> bool {
         let (map, _writing) = self.write();
-        let older = |entry: &&Entry<T>| version.is_newer_than(entry.version);
+        let older = |entry: &&Entry<T>| version.is_newer_than(entry.version());
         let touched = map.get(key).filter(older).cloned();
         let is_touched = touched.is_some();
         if let Some(entry) = touched {
@@ -139,7 +139,7 @@ impl<T: Send + Sync + 'static> LocalCache<T> for Replica<T> {
     }
 
     async fn version(&self, key: &Key) -> Option<Version> {
-        self.0.map.pin().get(key)?.version
+        self.0.map.pin().get(key)?.version()
     }
 
     fn evicts(&self) -> bool {
@@ -171,7 +171,7 @@ impl<T: Send + Sync + 'static> ReadNow<T> for Replica<T> {
 }
 
 fn is_removed_by<T>(version: Option<Version>, entry: &Entry<T>) -> bool {
-    version.is_none_or(|version| !version.is_older_than(entry.version))
+    version.is_none_or(|version| !version.is_older_than(entry.version()))
 }
 
 impl<T> Clone for Replica<T> {
