@@ -1,5 +1,7 @@
 //! The figures on record: a table that a run adds to, and a page and plots of all that it holds.
 
+#[path = "../machine.rs"]
+mod machine;
 mod page;
 mod plot;
 mod setup;

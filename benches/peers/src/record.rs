@@ -1,5 +1,7 @@
 //! The figures on record: a table, a page and plots.
 
+#[path = "../../machine.rs"]
+mod machine;
 mod page;
 mod plot;
 mod setup;
@@ -82,7 +84,7 @@ impl Record {
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         let now = OffsetDateTime::now_utc();
         let measured = format!("{} {:02}:{:02}", now.date(), now.hour(), now.minute());
-        let (machine, versions) = (setup::machine()?, self.versions());
+        let (machine, versions) = (machine::machine()?, self.versions());
         let mut table = csv::Writer::from_path(folder.join("peers.csv"))?;
         for (figure, peer, spread) in self.spreads() {
             table.serialize(Row {

@@ -1,9 +1,6 @@
-//! The machine and the versions. Neither the machine's name nor a path is told.
+//! The versions that figures belong to.
 
-use std::fs;
-use std::process::Command;
-
-use anyhow::{Context, Result};
+use super::machine::{commit, locked};
 
 const LOCK: &str = include_str!("../../Cargo.lock");
 
@@ -19,49 +16,6 @@ pub(super) fn versions<'a>(crates: impl Iterator<Item = &'a &'a str>, server: &s
         }
     }
     versions.join(", ")
-}
-
-/// The version of a crate in a lock file.
-fn locked<'lock>(lock: &'lock str, name: &str) -> Option<&'lock str> {
-    let named = format!("name = \"{name}\"\nversion = \"");
-    lock.split_once(&named)?.1.split('"').next()
-}
-
-/// The commit, if it is known, and whether there is more than that.
-fn commit() -> String {
-    let git = |arguments: &[&str]| {
-        let output = Command::new("git").args(arguments).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let Some(commit) = git(&["rev-parse", "--short=10", "HEAD"]) else { return String::new() };
-    // What a run writes is no change of what it measures.
-    let changed = git(&["status", "--porcelain", "--", ".", ":!docs"]);
-    let more = if changed.is_some_and(|it| it.is_empty()) { "" } else { " with changes" };
-    format!(" ({commit}{more})")
-}
-
-/// Its processor, memory and kernel.
-pub(super) fn machine() -> Result<String> {
-    let read =
-        |path: &str| fs::read_to_string(path).with_context(|| format!("reading {path} of Linux"));
-    let processors = read("/proc/cpuinfo")?;
-    let model = field(&processors, "model name").unwrap_or(std::env::consts::ARCH);
-    let memory = read("/proc/meminfo")?;
-    let kibibytes = field(&memory, "MemTotal").and_then(|it| it.split(' ').next()?.parse().ok());
-    let kibibytes: u64 = kibibytes.context("the kernel does not tell MemTotal")?;
-    let cores = std::thread::available_parallelism()?;
-    let kernel = read("/proc/sys/kernel/osrelease")?;
-    let gibibytes = (kibibytes + (1 << 19)) >> 20;
-    Ok(format!("{model}, {cores} cores, {gibibytes} GiB, Linux {}", kernel.trim()))
-}
-
-/// What is behind `name:`, in the first line that has it.
-fn field<'text>(text: &'text str, name: &str) -> Option<&'text str> {
-    let named = |line: &'text str| {
-        let (found, value) = line.split_once(':')?;
-        (found.trim() == name).then_some(value.trim())
-    };
-    text.lines().find_map(named)
 }
 
 #[cfg(test)]
