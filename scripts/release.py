@@ -15,7 +15,7 @@ import tarfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EVERY_PACKAGE_HAS = ("Cargo.toml", "README.md", "LICENSE-APACHE", "LICENSE-MIT")
 EVERY_MANIFEST_SAYS = ("description", "license", "repository", "rust_version", "keywords", "categories")
-# What crates.io accepts, and tells only when a package is uploaded.
+# What the package registry accepts, and tells only when a package is uploaded.
 LARGEST_PACKAGE = 10 * 1024 * 1024
 MOST_KEYWORDS = MOST_CATEGORIES = 5
 KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,19}")
