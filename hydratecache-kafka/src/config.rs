@@ -362,7 +362,9 @@ fn listen_to(client: &mut ClientConfig, part: &str) {
     client.set_log_level(RDKafkaLogLevel::Debug);
 }
 
-/// Settings that say who a client is in a way that ours are not.
+/// Settings that say who a client is in a way that ours are not. Without them no consumer raises what librdkafka
+/// calls a fatal error, after which it is of no use (`rd_kafka_consumer_can_have_fatal_errors` in
+/// `rdkafka_int.h`); a producer may: see [`Producer::given_up`](crate::publisher::Producer::given_up).
 const FOREIGN: [&str; 5] = [
     "group.id",
     "transactional.id",

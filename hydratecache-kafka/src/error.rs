@@ -56,6 +56,30 @@ pub(crate) fn from_code(attempt: Attempt, place: impl Display, code: Code) -> Er
     Error::new(kind, format!("{} Kafka at {place}: {code}; {advice}", tried(attempt)))
 }
 
+/// Our error for what the publishing client did not do because it gave up for this reason. Another takes its
+/// place.
+pub(crate) fn of_a_client_that_gave_up(
+    attempt: Attempt,
+    place: impl Display,
+    cause: Code,
+) -> Error {
+    let (kind, advice) = match (kind(attempt, cause), attempt) {
+        // It never wrote anything: see `Producer::given_up`.
+        (ErrorKind::Denied, Attempt::Publish) => {
+            (ErrorKind::Denied, "nothing was sent; grant the user Write on the topic")
+        }
+        (ErrorKind::Denied, _) => {
+            (ErrorKind::Denied, "grant the user Write on the topic; tried again in a second")
+        }
+        (_, Attempt::Publish) => {
+            (ErrorKind::UnknownOutcome, "it may have been sent; sending it again is harmless")
+        }
+        _ => (ErrorKind::Unavailable, "nothing was sent; another client is made in a second"),
+    };
+    let tried = tried(attempt);
+    Error::new(kind, format!("{tried} Kafka at {place}: the client gave up: {cause}; {advice}"))
+}
+
 fn tried(attempt: Attempt) -> &'static str {
     match attempt {
         Attempt::Connect => "connecting to",
@@ -140,6 +164,15 @@ mod tests {
         assert_eq!(of(Attempt::Prepare, Code::BrokerTransportFailure), ErrorKind::Unavailable);
         assert_eq!(of(Attempt::Fence, Code::OperationTimedOut), ErrorKind::Timeout);
         assert_eq!(of(Attempt::Subscribe, Code::TopicAuthorizationFailed), ErrorKind::Denied);
+    }
+
+    #[test]
+    fn what_a_client_that_gave_up_had_may_have_been_sent_unless_it_was_never_allowed_to() {
+        let of = |attempt, cause| of_a_client_that_gave_up(attempt, "host:9092", cause).kind();
+        let lost = Code::OutOfOrderSequenceNumber;
+        assert_eq!(of(Attempt::Publish, lost), ErrorKind::UnknownOutcome);
+        assert_eq!(of(Attempt::Enqueue, lost), ErrorKind::Unavailable);
+        assert_eq!(of(Attempt::Publish, Code::ClusterAuthorizationFailed), ErrorKind::Denied);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 mod making;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hydratecache::{Error, ErrorKind, Result};
@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, OnceCell};
 use tokio::time::{Instant, sleep};
 
-use crate::blocking::{Closable, blocking};
+use crate::blocking::{Closable, OffRuntime, blocking};
 use crate::config::{KafkaConfig, MissingTopics, NewTopic};
 use crate::error::{Attempt, from_code, from_kafka, is_missing, is_passing};
 use crate::publisher::Producer;
@@ -30,6 +30,9 @@ const MAKING_LIMIT: Duration = Duration::from_secs(3);
 /// A topic that somebody else just made may take so long until every broker knows it.
 const SPREADING_LIMIT: Duration = Duration::from_secs(2);
 
+/// A client that gave up is not replaced by the next one sooner.
+const REPLACEMENT_PAUSE: Duration = Duration::from_secs(1);
+
 /// A single question is asked again after this, so that one which went astray costs no more.
 const QUESTION_LIMIT: Duration = Duration::from_secs(2);
 
@@ -41,6 +44,8 @@ pub(crate) struct Opener {
     /// For one that takes its place.
     publishing: ClientConfig,
     replaced: Notify,
+    /// When a client that [gave up](Producer::given_up) was replaced last, and why it did.
+    gave_up: Mutex<Option<(Instant, Code)>>,
     /// For clients that make topics.
     client: ClientConfig,
     missing_topics: MissingTopics,
@@ -55,6 +60,7 @@ impl Opener {
             producer: Closable::new(producer, config.address.clone()),
             publishing: config.producer(),
             replaced: Notify::new(),
+            gave_up: Mutex::default(),
             client: config.surveyor(),
             missing_topics: config.missing_topics,
             brokers_make: OnceCell::new(),
@@ -69,15 +75,54 @@ impl Opener {
     /// Replaces the publishing client, if it is [stranded](Context::is_stranded). What waits in it is of
     /// unknown outcome.
     pub(crate) fn renew(&self) {
-        let Ok(stranded) = self.producer.get() else { return };
-        let context = &stranded.client().context().0;
-        if !context.is_stranded() {
-            return;
+        let Ok(client) = self.producer.get() else { return };
+        let mut gave_up = self.gave_up();
+        if client.client().context().0.is_stranded() {
+            *gave_up = None;
+            self.replace(&client);
         }
-        match Producer::new(&self.publishing, context.successor()) {
+    }
+
+    /// The publishing client. One that [gave up](Producer::given_up) is replaced first, unless that was done a
+    /// moment ago. Nobody else replaces it: a process that may not write, and does not, makes no client after
+    /// client.
+    ///
+    /// # Errors
+    /// `Closed` once it is closed.
+    pub(crate) fn sound_producer(&self) -> Result<Arc<OffRuntime<Producer>>> {
+        let client = self.producer.get()?;
+        let Some(cause) = client.given_up() else { return Ok(client) };
+        let mut gave_up = self.gave_up();
+        let is_too_soon = gave_up.is_some_and(|(at, _)| at.elapsed() < REPLACEMENT_PAUSE);
+        if !is_too_soon {
+            tracing::warn!(messaging.system = "kafka", %cause, "the publishing client gave up");
+            *gave_up = Some((Instant::now(), cause));
+            self.replace(&client);
+        }
+        self.producer.get()
+    }
+
+    /// Why the client gave up that failed a record with this code, if it did.
+    pub(crate) fn cause_of(&self, code: Code) -> Option<Code> {
+        let is_dropped = matches!(code, Code::PurgeQueue | Code::PurgeInflight | Code::Fatal);
+        let replaced = *self.gave_up();
+        // One that was closed drops records, too.
+        let current = self.producer.get().ok()?;
+        let cause = current.given_up().or(replaced.map(|(_, cause)| cause))?;
+        (is_dropped || code == cause).then_some(cause)
+    }
+
+    /// Held while a client is replaced, so that nobody replaces the one in its place.
+    fn gave_up(&self) -> MutexGuard<'_, Option<(Instant, Code)>> {
+        self.gave_up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replace(&self, client: &OffRuntime<Producer>) {
+        let successor = client.client().context().0.successor();
+        match Producer::new(&self.publishing, successor) {
             Ok(producer) => {
-                if let Some(stranded) = self.producer.replace(producer) {
-                    stranded.abandon();
+                if let Some(before) = self.producer.replace(producer) {
+                    before.abandon();
                 }
                 self.replaced.notify_waiters();
             }
@@ -160,7 +205,7 @@ impl Opener {
     /// One question: the inner error is what the broker says of the topic.
     async fn ask(&self, name: &str, deadline: Instant) -> Result<Result<usize, Code>> {
         let replaced = self.replaced.notified();
-        let (producer, name, place) = (self.producer.get()?, name.to_owned(), self.place(name));
+        let (producer, name, place) = (self.sound_producer()?, name.to_owned(), self.place(name));
         let left = deadline.saturating_duration_since(Instant::now());
         let limit = left.clamp(Duration::from_millis(1), QUESTION_LIMIT);
         let question = move || {
@@ -222,7 +267,7 @@ impl Opener {
 
     /// Asks for each topic, so that brokers make what they have not.
     async fn name_each(&self, names: Vec<String>, deadline: Instant) -> Result<()> {
-        let (producer, place) = (self.producer.get()?, self.address.clone());
+        let (producer, place) = (self.sound_producer()?, self.address.clone());
         let ask = move || {
             for name in &names {
                 let limit = deadline.saturating_duration_since(Instant::now());

@@ -150,7 +150,10 @@ impl Publisher {
         batch: &[Message],
         room: Taken,
     ) -> Result<Handed> {
-        let producer = self.opener.producer().get()?;
+        let producer = self.opener.sound_producer()?;
+        if let Some(cause) = producer.given_up() {
+            return Err(delivery::refused_for_good(&self.place(lane), cause));
+        }
         let records = state.address(batch);
         let count = records.len();
         let marks = records.iter().filter_map(|record| record.mark).collect();
@@ -161,7 +164,11 @@ impl Publisher {
             // The topic may be gone, or have fewer partitions.
             state.forget();
             if sent == 0 {
-                return Err(delivery::refused(&self.place(lane), &error));
+                let place = self.place(lane);
+                return Err(match producer.given_up() {
+                    Some(cause) => delivery::refused_for_good(&place, cause),
+                    None => delivery::refused(&place, &error),
+                });
             }
             // A batch has one answer, and a part of this one is on its way.
             delivery.failed_to_enqueue(&error, count - sent);
@@ -185,7 +192,8 @@ impl Publisher {
             }
             Ok(Outcome::Unproven) => Err(self.unknown_outcome(lane, "no offset came for a record")),
             Ok(Outcome::Failed(code)) => {
-                let error = delivery::failed(&self.place(lane), code);
+                let cause = self.opener.cause_of(code);
+                let error = delivery::failed(&self.place(lane), code, cause);
                 if error.kind() == ErrorKind::Broker {
                     // The topic may be gone, or have fewer partitions.
                     lane.lock().forget();

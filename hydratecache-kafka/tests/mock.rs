@@ -5,7 +5,7 @@ mod support;
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use hydratecache::cache::Replica;
@@ -87,6 +87,70 @@ async fn a_publish_that_a_broker_refuses_for_the_moment_arrives_once() {
     };
     within(Duration::from_secs(5), reading).await;
     assert_eq!(messages, 2);
+}
+
+/// A broker may have lost the end of a partition, and with it what it had of its publishers: librdkafka's client
+/// takes no record any more then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishing_goes_on_after_the_client_gave_up_and_what_was_under_way_is_of_unknown_outcome()
+{
+    let cluster = cluster();
+    let transport = connect(cluster.bootstrap_servers()).await;
+    let topic = Topic::new("users").expect("legal");
+    let mut subscription = transport.subscribe(topic).await.expect("subscribes");
+    publish_one(&transport).await.expect("published");
+    for _ in 0..2 {
+        let lost = [Code::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER];
+        cluster.request_errors(Api::Produce, &lost);
+        let error = publish_one(&transport).await.expect_err("of unknown outcome");
+        assert_eq!(error.kind(), ErrorKind::UnknownOutcome, "{error}");
+        assert!(error.to_string().contains("gave up: OutOfOrderSequenceNumber"), "{error}");
+        let publishing = async {
+            while let Err(error) = publish_one(&transport).await {
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            }
+        };
+        // The next client is made at once, and one after it in a second.
+        within(Duration::from_secs(3), publishing).await;
+    }
+    let fence = transport.fence().await.expect("an echo");
+    let mut messages = 0;
+    let reading = async {
+        while let Some(signal) = subscription.next().await {
+            match signal {
+                Signal::Message(_) => messages += 1,
+                Signal::Fenced(passed) if passed >= fence => return,
+                Signal::Fenced(_) => {}
+                other => panic!("messages, not {other:?}: the client that reads is another one"),
+            }
+        }
+    };
+    within(Duration::from_secs(5), reading).await;
+    assert_eq!(messages, 3);
+}
+
+/// librdkafka's client gives up as soon as it is connected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_who_may_write_nowhere_is_denied_until_it_may_and_makes_a_client_a_second_at_most() {
+    let cluster = cluster();
+    let denied = [Code::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED; 100];
+    cluster.request_errors(Api::InitProducerId, &denied);
+    let transport = connect(cluster.bootstrap_servers()).await;
+    let (begun, mut clients) = (Instant::now(), 0);
+    while begun.elapsed() < Duration::from_millis(2500) {
+        let error = publish_one(&transport).await.expect_err("denied");
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        // A client took it, and others are told what became of that.
+        clients += usize::from(!error.to_string().contains("in a second"));
+    }
+    assert!((1..=4).contains(&clients), "{clients} clients in 2.5 s");
+    cluster.clear_request_errors(Api::InitProducerId);
+    let publishing = async {
+        while let Err(error) = publish_one(&transport).await {
+            assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        }
+    };
+    within(Duration::from_secs(5), publishing).await;
 }
 
 /// A broker that has just begun to lead a partition may do so (KAFKA-15591): the mock checks no numbers at all.

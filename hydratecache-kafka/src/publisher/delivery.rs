@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::Taken;
 use super::lane::AddressedRecord;
 use crate::context::Context;
-use crate::error::{Attempt, from_code, from_kafka};
+use crate::error::{Attempt, from_code, from_kafka, of_a_client_that_gave_up};
 
 /// The publishing client of librdkafka, with a thread that hears its reports.
 pub(crate) struct Producer(ThreadedProducer<Deliveries>);
@@ -61,6 +61,16 @@ impl Producer {
 
     pub(crate) fn client(&self) -> &Client<Deliveries> {
         self.0.client()
+    }
+
+    /// Why the client takes no record any more, if that is so: librdkafka calls it a fatal error.
+    ///
+    /// It gives up once it can no longer tell what the brokers have of it: one lost what it had, or says so
+    /// (`rd_kafka_handle_idempotent_Produce_error` in `rdkafka_request.c`). Or at once, if the user may write
+    /// nothing yet (`rd_kafka_idemp_check_error` in `rdkafka_idempotence.c`). What waits in it is dropped, and a
+    /// connection that it loses is not made again.
+    pub(crate) fn given_up(&self) -> Option<Code> {
+        self.client().fatal_error().map(|(code, _)| code)
     }
 
     pub(super) fn enqueue(
@@ -160,7 +170,15 @@ pub(super) fn refused(place: &str, error: &KafkaError) -> Error {
     from_kafka(Attempt::Enqueue, place, error)
 }
 
-/// The broker does not, or may not, have all of a batch.
-pub(super) fn failed(place: &str, code: Code) -> Error {
-    from_code(Attempt::Publish, place, code)
+/// The client takes no batch any more.
+pub(super) fn refused_for_good(place: &str, cause: Code) -> Error {
+    of_a_client_that_gave_up(Attempt::Enqueue, place, cause)
+}
+
+/// The broker does not, or may not, have all of a batch. The cause: why its client gave up, if it did.
+pub(super) fn failed(place: &str, code: Code, cause: Option<Code>) -> Error {
+    match cause {
+        Some(cause) => of_a_client_that_gave_up(Attempt::Publish, place, cause),
+        None => from_code(Attempt::Publish, place, code),
+    }
 }
