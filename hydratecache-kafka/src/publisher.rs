@@ -287,7 +287,7 @@ impl Publisher {
     async fn make_ready(&self, lane: &Lane, deadline: Instant, bytes: usize) -> Result<Taken> {
         if !lane.lock().is_known() {
             let partitions = self.opener.open(&lane.name, deadline).await?;
-            if !lane.lock().was_led() {
+            if !lane.lock().leaders_were_awaited() {
                 self.await_leaders(&lane.name, partitions, deadline).await?;
             }
             lane.lock().grow(partitions);

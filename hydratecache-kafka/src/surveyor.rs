@@ -198,7 +198,7 @@ impl Surveyor {
         let mut ends = self.ask_for_ends(named, limit)?;
         let found = topics.iter().map(|topic| Ends {
             topic: topic.topic.clone(),
-            ends: Ok(ends.remove(&topic.name).unwrap_or_default()),
+            ends: Ok(ends.remove(topic.name.as_str()).unwrap_or_default()),
         });
         Ok(found.collect())
     }
@@ -206,11 +206,12 @@ impl Surveyor {
     /// Where these Kafka topics, with so many partitions, end: the offsets by partition.
     fn ask_for_ends<'a>(
         &self,
-        topics: impl Iterator<Item = (&'a str, usize)>,
+        topics: impl Iterator<Item = (&'a str, usize)> + Clone,
         limit: Duration,
-    ) -> KafkaResult<HashMap<String, Vec<i64>>> {
-        let mut asked = TopicPartitionList::new();
-        for (name, partitions) in topics {
+    ) -> KafkaResult<HashMap<&'a str, Vec<i64>>> {
+        let count = topics.clone().map(|(_, partitions)| partitions).sum();
+        let mut asked = TopicPartitionList::with_capacity(count);
+        for (name, partitions) in topics.clone() {
             for partition in 0..partitions {
                 let partition = i32::try_from(partition).unwrap_or(i32::MAX);
                 // As a time, this stands for the latest.
@@ -218,13 +219,16 @@ impl Surveyor {
             }
         }
         let answered = self.client().offsets_for_times(asked, limit)?;
-        let mut ends: HashMap<String, Vec<i64>> = HashMap::new();
+        let none = |(name, partitions)| (name, Vec::with_capacity(partitions));
+        let mut ends: HashMap<&str, Vec<i64>> = topics.map(none).collect();
         for element in answered.elements() {
             element.error()?;
             let Offset::Offset(end) = element.offset() else {
                 return Err(KafkaError::OffsetFetch(Code::LeaderNotAvailable));
             };
-            ends.entry(element.topic().to_owned()).or_default().push(end);
+            if let Some(ends) = ends.get_mut(element.topic()) {
+                ends.push(end);
+            }
         }
         Ok(ends)
     }

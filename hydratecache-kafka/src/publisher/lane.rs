@@ -22,9 +22,7 @@ pub(super) struct Lane {
 pub(super) struct State {
     /// Zero: not known yet.
     partitions: usize,
-    /// Those who lead the partitions were waited for. That is not done twice: a partition without a leader would
-    /// hold up all others.
-    was_led: bool,
+    leaders_were_awaited: bool,
     numbering: Numbering,
     waiting: VecDeque<Waiting>,
     is_served: bool,
@@ -78,15 +76,17 @@ impl State {
         self.is_known() && self.partitions < partitions
     }
 
-    /// Whether the topic was known before.
-    pub(super) fn was_led(&self) -> bool {
-        self.was_led
+    /// Whether those who lead the partitions were waited for, even if the topic was forgotten since. That is not
+    /// done twice: a partition without a leader would hold up all others.
+    pub(super) fn leaders_were_awaited(&self) -> bool {
+        self.leaders_were_awaited
     }
 
-    /// A topic never has fewer partitions than before.
+    /// The topic has so many partitions, and never fewer than before. Whoever finds the first ones has waited for
+    /// those who lead them.
     pub(super) fn grow(&mut self, partitions: usize) {
         self.partitions = self.partitions.max(partitions);
-        self.was_led = true;
+        self.leaders_were_awaited = true;
     }
 
     /// The topic may have been made anew.
