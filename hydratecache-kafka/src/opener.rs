@@ -12,6 +12,7 @@ use rdkafka::metadata::MetadataTopic;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OnceCell};
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::blocking::{Closable, OffRuntime, blocking};
 use crate::config::{KafkaConfig, MissingTopics, NewTopic};
@@ -52,10 +53,16 @@ pub(crate) struct Opener {
     /// Whether brokers make topics by themselves, once they have said so.
     brokers_make: OnceCell<bool>,
     address: Arc<str>,
+    closing: CancellationToken,
 }
 
 impl Opener {
-    pub(crate) fn new(config: &KafkaConfig, producer: Producer) -> Self {
+    /// One that makes topics until it is `closing`.
+    pub(crate) fn new(
+        config: &KafkaConfig,
+        producer: Producer,
+        closing: CancellationToken,
+    ) -> Self {
         Self {
             producer: Closable::new(producer, config.address.clone()),
             publishing: config.producer(),
@@ -65,6 +72,7 @@ impl Opener {
             missing_topics: config.missing_topics,
             brokers_make: OnceCell::new(),
             address: config.address.clone(),
+            closing,
         }
     }
 
@@ -237,9 +245,9 @@ impl Opener {
     async fn make(&self, names: Vec<String>, topic: NewTopic, deadline: Instant) -> Result<()> {
         let (client, place) = (self.client.clone(), self.place(&names.join(", ")));
         let limit = deadline.saturating_duration_since(Instant::now()).max(PAUSE);
-        let runtime = Handle::current();
+        let (runtime, closing) = (Handle::current(), self.closing.clone());
         let make = move || {
-            let made = making::make(&client, &names, topic, limit, &runtime);
+            let made = making::make(&client, &names, topic, limit, &runtime, &closing);
             made.map_err(|error| match error {
                 Unmade::Client(error) => from_kafka(Attempt::Prepare, place, &error),
                 Unmade::Refused(code) => from_code(Attempt::Prepare, place, code),

@@ -13,6 +13,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio_util::sync::CancellationToken;
 
 use crate::blocking::OffRuntime;
 use crate::config::KafkaConfig;
@@ -26,11 +27,19 @@ pub(crate) const SIGN_OF_LIFE: &str = "hydratecache..sign-of-life";
 /// library has no question for some.
 const ONE_BY_ONE: usize = 20;
 
+/// Those who lead a partition are asked for so long at once. librdkafka asks in ever longer intervals while nobody
+/// leads one, and nothing but the limit ends that, not even a close.
+const LEADERS_QUESTION: Duration = Duration::from_millis(500);
+
 /// A client of its own: it is not held up by fetches that wait.
+///
+/// A question under way keeps it beyond a close, until the answer or the question's limit: librdkafka has no way to end
+/// one. No other is asked then.
 pub(crate) struct Surveyor {
     client: Mutex<Arc<OffRuntime<BaseConsumer<Context>>>>,
     settings: ClientConfig,
     address: String,
+    closing: CancellationToken,
 }
 
 /// What is asked about.
@@ -50,12 +59,17 @@ pub(crate) struct Ends {
 }
 
 impl Surveyor {
-    pub(crate) fn new(config: &KafkaConfig, cut_off: &CutOff) -> KafkaResult<Self> {
+    /// One that asks until it is `closing`.
+    pub(crate) fn new(
+        config: &KafkaConfig,
+        cut_off: &CutOff,
+        closing: CancellationToken,
+    ) -> KafkaResult<Self> {
         let context = Context::new(config.shows_debug(), cut_off);
         let settings = config.surveyor();
         let client = BaseConsumer::from_config_and_context(&settings, context)?;
         let client = Mutex::new(Arc::new(OffRuntime::new(client)));
-        Ok(Self { client, settings, address: config.address.to_string() })
+        Ok(Self { client, settings, address: config.address.to_string(), closing })
     }
 
     /// Replaces the client, if it is [stranded](Context::is_stranded). Whether it was.
@@ -128,8 +142,7 @@ impl Surveyor {
                 .ends_of(topics, deadline.saturating_duration_since(Instant::now()))
                 .or_else(|_| self.ends_of_those_there(topics, deadline));
             let code = surveyed.as_ref().err().and_then(KafkaError::rdkafka_error_code);
-            let is_electing = code.is_some_and(is_electing) && Instant::now() + PAUSE < deadline;
-            if !is_electing {
+            if !(code.is_some_and(is_electing) && self.may_ask_again(deadline)) {
                 break surveyed;
             }
             thread::sleep(PAUSE);
@@ -154,8 +167,7 @@ impl Surveyor {
             let limit = deadline.saturating_duration_since(Instant::now()).max(A_LITTLE);
             let found = those_there(self.client().client(), names, limit);
             let code = found.as_ref().err().and_then(KafkaError::rdkafka_error_code);
-            let is_passing = code.is_some_and(is_passing) && Instant::now() + PAUSE < deadline;
-            if !is_passing {
+            if !(code.is_some_and(is_passing) && self.may_ask_again(deadline)) {
                 return found.map_err(|error| from_kafka(Attempt::Prepare, &self.address, &error));
             }
             thread::sleep(PAUSE);
@@ -178,19 +190,24 @@ impl Surveyor {
     pub(crate) fn await_leaders(&self, name: &str, partitions: usize, limit: Duration) {
         let deadline = Instant::now() + limit;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now()).max(A_LITTLE);
-            let Err(error) = self.ask_for_ends([(name, partitions)].into_iter(), left) else {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let limit = left.clamp(A_LITTLE, LEADERS_QUESTION);
+            let Err(error) = self.ask_for_ends([(name, partitions)].into_iter(), limit) else {
                 break;
             };
             let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
             let may_pass = is_electing(code) || is_missing(code) || is_passing(code);
-            if !may_pass || Instant::now() + PAUSE >= deadline {
+            if !(may_pass && self.may_ask_again(deadline)) {
                 tracing::debug!(messaging.system = "kafka", topic = name, %code, "not led yet");
                 break;
             }
             thread::sleep(PAUSE);
         }
         let _ = self.listen();
+    }
+
+    fn may_ask_again(&self, deadline: Instant) -> bool {
+        !self.closing.is_cancelled() && Instant::now() + PAUSE < deadline
     }
 
     fn ends_of(&self, topics: &[Surveyed], limit: Duration) -> KafkaResult<Vec<Ends>> {

@@ -69,18 +69,18 @@ impl KafkaTransport {
 
     pub(crate) async fn open(config: KafkaConfig) -> Result<Self> {
         let cut_off = CutOff::default();
-        let surveyor = Surveyor::new(&config, &cut_off).map_err(unusable)?;
+        let closing = CancellationToken::new();
+        let surveyor = Surveyor::new(&config, &cut_off, closing.clone()).map_err(unusable)?;
         let surveyor = Arc::new(Closable::new(surveyor, config.address.clone()));
         let (asked, limit) = (surveyor.get()?, config.connect_limit);
         blocking(move || asked.sign_of_life(Attempt::Connect, limit)).await?;
         let context = Context::new(config.shows_debug(), &cut_off);
         let producer = Producer::new(&config.producer(), context).map_err(unusable)?;
-        let opener = Arc::new(Opener::new(&config, producer));
+        let opener = Arc::new(Opener::new(&config, producer, closing.clone()));
         let publisher = Arc::new(Publisher::new(&config, opener.clone(), surveyor.clone()));
         let (troubles, heard) = mpsc::unbounded_channel();
         let reader = Reader::start(&config, &cut_off, troubles)?;
         let (requests, receiver) = mpsc::unbounded_channel();
-        let closing = CancellationToken::new();
         let keeper = Keeper {
             surveyor: surveyor.get()?,
             opener: opener.clone(),

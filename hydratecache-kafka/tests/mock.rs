@@ -15,7 +15,7 @@ use hydratecache::{
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Code};
-use support::{config, within};
+use support::{config, connections_to, within};
 
 const PARTITIONS: i32 = 6;
 
@@ -221,4 +221,31 @@ async fn a_fence_outlives_a_partition_that_moves_to_another_broker() {
         assert_eq!(replica.len(), (round as usize + 1) * 50);
     }
     assert_eq!(hydration.stats().gaps, 0);
+}
+
+/// How many connections the cluster has.
+fn connections(cluster: &Cluster) -> usize {
+    let servers = cluster.bootstrap_servers();
+    servers.split(',').map(|server| connections_to(server).expect("the system's table")).sum()
+}
+
+/// librdkafka waits for somebody who leads the partition for as long as it may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_close_while_nobody_leads_a_partition_leaves_no_connection_for_long() {
+    let cluster = cluster();
+    cluster.partition_leader("users", 0, None).expect("nobody leads it");
+    let transport = connect(cluster.bootstrap_servers()).await;
+    let mut publishing = Box::pin(publish_one(&transport));
+    let waiting = tokio::time::timeout(Duration::from_millis(500), &mut publishing).await;
+    assert!(waiting.is_err(), "it waits for somebody who leads the partition");
+    assert!(connections(&cluster) > 0);
+    within(Duration::from_secs(2), transport.close()).await.expect("closes");
+    let error = publishing.await.expect_err("closed");
+    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+    let ending = async {
+        while connections(&cluster) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within(Duration::from_secs(1), ending).await;
 }

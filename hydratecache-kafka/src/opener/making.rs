@@ -9,6 +9,7 @@ use rdkafka::admin::{
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use super::QUESTION_LIMIT;
 use crate::config::NewTopic;
@@ -21,13 +22,14 @@ pub(super) enum Unmade {
     Refused(Code),
 }
 
-/// Makes the Kafka topics of these names. Blocks for `limit` at most.
+/// Makes the Kafka topics of these names. Blocks for `limit` at most, and not while it is `closing`.
 pub(super) fn make(
     client: &ClientConfig,
     names: &[String],
     topic: NewTopic,
     limit: Duration,
     runtime: &Handle,
+    closing: &CancellationToken,
 ) -> Result<(), Unmade> {
     let admin = AdminClient::from_config_and_context(client, Context::default());
     let admin = admin.map_err(Unmade::Client)?;
@@ -40,7 +42,8 @@ pub(super) fn make(
     });
     let asked: Vec<AdminTopic<'_>> = asked.collect();
     let options = AdminOptions::new().request_timeout(Some(limit)).operation_timeout(Some(limit));
-    let answers = runtime.block_on(admin.create_topics(&asked, &options));
+    let making = closing.run_until_cancelled(admin.create_topics(&asked, &options));
+    let answers = runtime.block_on(making).unwrap_or(Err(KafkaError::Canceled));
     for answer in answers.map_err(Unmade::Client)? {
         match answer {
             // Somebody else was quicker.
