@@ -138,11 +138,11 @@ fn judge(facts: &Facts) -> Vec<Finding> {
     let creation = facts.creates_topics.as_ref().map_or_else(unread, |creates| creation(*creates));
     let mut findings = vec![creation, leaders(topic.leaderless)];
     match &topic.settings {
-        Ok(settings) => findings.extend([
-            replicas(topic.replicas, settings, facts.brokers),
-            size(settings),
-            cleanup(settings),
-        ]),
+        Ok(settings) => {
+            findings.extend(replicas(topic.replicas, settings, facts.brokers));
+            findings.push(size(settings));
+            findings.extend(cleanup(settings));
+        }
         Err(why) => findings.push(Finding::unread(OF_TOPIC, why, format!("grant --topic {GRANT}"))),
     }
     findings
@@ -180,77 +180,98 @@ fn leaders(leaderless: usize) -> Finding {
     }
 }
 
-fn replicas(replicas: usize, settings: &Settings, brokers: usize) -> Finding {
+fn replicas(replicas: usize, settings: &Settings, brokers: usize) -> Vec<Finding> {
     let what = "replicas";
-    let in_sync = number(settings, "min.insync.replicas").unwrap_or(1);
-    match replicas {
-        replicas if (replicas as u64) < in_sync => Finding::failure(
+    let in_sync = number(settings, "min.insync.replicas");
+    let known = match (replicas, &in_sync) {
+        (replicas, Ok(Some(in_sync))) if (replicas as u64) < *in_sync => Some(Finding::failure(
             what,
             format!(
                 "there are {replicas}, and min.insync.replicas wants {in_sync}: every publish fails"
             ),
             "add replicas, or lower min.insync.replicas",
-        ),
-        1 if brokers > 1 => Finding::warning(
+        )),
+        (1, _) if brokers > 1 => Some(Finding::warning(
             what,
             format!("there is 1 on {brokers} brokers: with its broker the topic is gone"),
             "add replicas",
-        ),
-        replicas => Finding::ok(what, format!("{replicas} on {brokers} brokers")),
-    }
+        )),
+        (replicas, Ok(_)) => Some(Finding::ok(what, format!("{replicas} on {brokers} brokers"))),
+        (_, Err(_)) => None,
+    };
+    known.into_iter().chain(in_sync.err()).collect()
 }
 
 fn size(settings: &Settings) -> Finding {
     let what = "payload limit";
     match number(settings, "max.message.bytes") {
-        Some(most) if most < LARGEST_RECORD_BYTES => Finding::warning(
+        Ok(Some(most)) if most < LARGEST_RECORD_BYTES => Finding::warning(
             what,
             format!(
                 "max.message.bytes is {most}, and the library sends up to {LARGEST_RECORD_BYTES}"
             ),
             "raise it, or lower with_max_payload_bytes",
         ),
-        _ => Finding::ok(what, "values of 1,000,000 bytes pass"),
+        Ok(_) => Finding::ok(what, "values of 1,000,000 bytes pass"),
+        Err(unread) => unread,
     }
 }
 
-fn cleanup(settings: &Settings) -> Finding {
-    let policy = settings.get("cleanup.policy").map_or("delete", String::as_str);
-    let (is_compacted, is_deleted) = (policy.contains("compact"), policy.contains("delete"));
-    if is_deleted && let Some(finding) = short_retention(settings, is_compacted) {
-        return finding;
-    }
-    if is_compacted && let Some(finding) = short_tombstones(settings) {
-        return finding;
-    }
-    let says = if is_compacted {
-        "the latest value of each key is kept, for warm starts too"
-    } else {
-        "outages are replayed (a warm start needs cleanup.policy=compact)"
+fn cleanup(settings: &Settings) -> Vec<Finding> {
+    let policy = match told(settings, "cleanup.policy") {
+        Ok(policy) => policy,
+        Err(unread) => return vec![unread],
     };
-    Finding::ok("retention", says)
+    let (is_compacted, is_deleted) = (policy.contains("compact"), policy.contains("delete"));
+    let mut findings = Vec::new();
+    if is_deleted {
+        findings.extend(short_retention(settings, is_compacted));
+        findings.extend(small_retention(settings, is_compacted));
+    }
+    if is_compacted {
+        findings.extend(short_tombstones(settings));
+    }
+    if findings.is_empty() {
+        let says = if is_compacted {
+            "the latest value of each key is kept, for warm starts too"
+        } else {
+            "outages are replayed (a warm start needs cleanup.policy=compact)"
+        };
+        findings.push(Finding::ok("retention", says));
+    }
+    findings
 }
 
 fn short_retention(settings: &Settings, is_compacted: bool) -> Option<Finding> {
+    below(settings, "retention.ms", millis(SHORTEST_RETENTION), |millis| {
+        let (kept, rest) = (Duration::from_millis(millis), what_else(is_compacted));
+        Finding::warning(
+            "retention",
+            format!("records are deleted after {kept:?}: a longer outage is a gap{rest}"),
+            "raise retention.ms to hours or days",
+        )
+    })
+}
+
+fn small_retention(settings: &Settings, is_compacted: bool) -> Option<Finding> {
     const LEAST_BYTES: u64 = 16 << 20;
-    let what = "retention";
-    let rest = if is_compacted { "; a warm start misses what is older" } else { "" };
-    if let Some(millis) = number(settings, "retention.ms") {
-        let kept = Duration::from_millis(millis);
-        if kept < SHORTEST_RETENTION {
-            let says =
-                format!("records are deleted after {kept:?}: a longer outage is a gap{rest}");
-            return Some(Finding::warning(what, says, "raise retention.ms to hours or days"));
-        }
-    }
-    let bytes = number(settings, "retention.bytes").filter(|bytes| *bytes < LEAST_BYTES)?;
-    let says = format!("a partition keeps {bytes} bytes: a short outage may be a gap{rest}");
-    Some(Finding::warning(what, says, "raise retention.bytes, or set it to -1"))
+    below(settings, "retention.bytes", LEAST_BYTES, |bytes| {
+        let rest = what_else(is_compacted);
+        Finding::warning(
+            "retention",
+            format!("a partition keeps {bytes} bytes: a short outage may be a gap{rest}"),
+            "raise retention.bytes, or set it to -1",
+        )
+    })
+}
+
+fn what_else(is_compacted: bool) -> &'static str {
+    if is_compacted { "; a warm start misses what is older" } else { "" }
 }
 
 fn short_tombstones(settings: &Settings) -> Option<Finding> {
-    let kept = Duration::from_millis(number(settings, "delete.retention.ms")?);
-    (kept < SHORTEST_RETENTION).then(|| {
+    below(settings, "delete.retention.ms", millis(SHORTEST_RETENTION), |millis| {
+        let kept = Duration::from_millis(millis);
         Finding::warning(
             "retention",
             format!("removals vanish after {kept:?}: who is away for longer keeps removed values"),
@@ -259,9 +280,40 @@ fn short_tombstones(settings: &Settings) -> Option<Finding> {
     })
 }
 
-/// A setting that is a number; -1 is none.
-fn number(settings: &Settings, name: &str) -> Option<u64> {
-    settings.get(name)?.parse().ok()
+/// What is found of a setting that is below `least`, or that it was not read.
+fn below(
+    settings: &Settings,
+    name: &str,
+    least: u64,
+    finding: impl FnOnce(u64) -> Finding,
+) -> Option<Finding> {
+    match number(settings, name) {
+        Ok(number) => number.filter(|number| *number < least).map(finding),
+        Err(unread) => Some(unread),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A setting that is a number, -1 being none; or that it was not read.
+fn number(settings: &Settings, name: &str) -> Result<Option<u64>, Finding> {
+    match told(settings, name)? {
+        "-1" => Ok(None),
+        value => value.parse().map(Some).map_err(|_| {
+            let why = "the broker tells it in a form that is not known";
+            Finding::unread(name, why, "look at it with Kafka's own tools")
+        }),
+    }
+}
+
+/// A setting, or that the broker leaves it out of its answer: what it is by default may be configured.
+fn told<'a>(settings: &'a Settings, name: &str) -> Result<&'a str, Finding> {
+    settings.get(name).map(String::as_str).ok_or_else(|| {
+        let why = "the broker does not tell it";
+        Finding::unread(name, why, "look at it with Kafka's own tools")
+    })
 }
 
 #[cfg(test)]
@@ -269,9 +321,25 @@ mod tests {
     use super::super::finding::Level;
     use super::*;
 
+    /// What a broker tells of a topic by default.
+    const DEFAULTS: [(&str, &str); 6] = [
+        ("min.insync.replicas", "1"),
+        ("max.message.bytes", "1048588"),
+        ("cleanup.policy", "delete"),
+        ("retention.ms", "604800000"),
+        ("retention.bytes", "-1"),
+        ("delete.retention.ms", "86400000"),
+    ];
+
+    /// A topic with these settings, and the defaults else.
     fn topic(settings: &[(&str, &str)]) -> TopicFacts {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        TopicFacts { leaderless: 0, replicas: 1, settings: Ok(settings.iter().map(own).collect()) }
+        let settings = DEFAULTS.iter().chain(settings).map(own).collect();
+        TopicFacts { leaderless: 0, replicas: 1, settings: Ok(settings) }
+    }
+
+    fn of(topic: TopicFacts) -> Facts {
+        Facts { brokers: 1, creates_topics: Ok(false), topic: Some(topic) }
     }
 
     fn worst(facts: &Facts) -> Level {
@@ -301,10 +369,41 @@ mod tests {
             (&[("max.message.bytes", "1000")], Level::Warning),
             (&[("min.insync.replicas", "2")], Level::Failure),
         ] {
-            let facts =
-                Facts { brokers: 1, creates_topics: Ok(false), topic: Some(topic(settings)) };
-            assert_eq!(worst(&facts), level, "{settings:?}");
+            assert_eq!(worst(&of(topic(settings))), level, "{settings:?}");
         }
+    }
+
+    #[test]
+    fn a_setting_that_the_broker_leaves_out_or_tells_otherwise_is_not_read_and_not_judged() {
+        for (name, what) in [
+            ("min.insync.replicas", "replicas"),
+            ("max.message.bytes", "payload limit"),
+            ("cleanup.policy", "retention"),
+            ("retention.ms", "retention"),
+            ("retention.bytes", "retention"),
+            ("delete.retention.ms", "retention"),
+        ] {
+            let mut settings = topic(&[("cleanup.policy", "compact,delete")]).settings;
+            settings.as_mut().expect("told").remove(name);
+            let facts = of(TopicFacts { settings, ..topic(&[]) });
+            let findings = judge(&facts);
+            let unread: Vec<&Finding> = findings.iter().filter(|it| it.is_unread()).collect();
+            assert!(matches!(unread[..], [it] if it.says.starts_with(name)), "{findings:?}");
+            assert!(findings.iter().all(|finding| finding.what != what), "{findings:?}");
+        }
+        let odd = judge(&of(topic(&[("retention.ms", "a week")])));
+        assert!(odd.iter().any(|it| it.is_unread() && it.says.contains("not known")), "{odd:?}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_though_another_setting_was_not_read() {
+        let mut settings = topic(&[("retention.bytes", "1000")]).settings;
+        let told = settings.as_mut().expect("told");
+        told.remove("retention.ms");
+        told.remove("min.insync.replicas");
+        let facts = Facts { brokers: 3, ..of(TopicFacts { settings, ..topic(&[]) }) };
+        let whats: Vec<&str> = judge(&facts).iter().map(|finding| finding.what).collect();
+        assert!(whats.contains(&"replicas") && whats.contains(&"retention"), "{whats:?}");
     }
 
     #[test]
