@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Subject, Subscriber};
 use hydratecache::{Error, ErrorKind, Result};
+use tokio::task::coop::unconstrained;
 use tokio::time::{sleep, timeout};
 
 use crate::config::NatsConfig;
@@ -187,8 +188,9 @@ impl Life {
         &self,
         command: impl Future<Output = Result<T, E>>,
     ) -> Result<T> {
-        // Pinned where it is: it is large, and there is one for each message.
-        match pin!(command).poll(&mut Context::from_waker(Waker::noop())) {
+        // Pinned where it is: it is large, and there is one for each message. Tokio's budget would make the queue
+        // look full to a task that has done much in its turn.
+        match pin!(unconstrained(command)).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(taken)) => Ok(taken),
             Poll::Ready(Err(error)) => Err(self.lost(&error.to_string())),
             Poll::Pending => Err(self.lost("its queue of commands is full")),

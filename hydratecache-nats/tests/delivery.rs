@@ -2,8 +2,10 @@
 
 mod support;
 
-use std::future::ready;
+use std::future::{poll_fn, ready};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use async_nats::ConnectOptions;
 use futures::StreamExt;
@@ -16,6 +18,7 @@ use hydratecache_testkit::faults::support::{
 };
 use hydratecache_testkit::proxy::TlsFront;
 use support::{SECRET, nats, start, with_users};
+use tokio::task::coop::{consume_budget, has_budget_remaining};
 
 #[tokio::test]
 async fn a_write_reaches_a_replica_of_another_process() {
@@ -34,6 +37,47 @@ async fn a_write_reaches_a_replica_of_another_process() {
     assert_eq!(users.len(), 1000);
     assert_eq!(users.get("user:7").as_deref().map(String::as_str), Some("name 7"));
     assert!(!hydration.freshness().is_suspect());
+}
+
+/// How much of Tokio's budget the turn of this task has left, of which nothing is left then.
+fn spend(cx: &mut Context<'_>, most: usize) -> usize {
+    let mut spent = 0;
+    while spent < most && has_budget_remaining() {
+        let _ = pin!(consume_budget()).poll(cx);
+        spent += 1;
+    }
+    spent
+}
+
+/// What `future` yields in a task that does so much in each turn that only `left` of its budget is left for it.
+async fn in_a_busy_task<T>(left: usize, future: impl Future<Output = T>) -> T {
+    tokio::task::yield_now().await;
+    let whole = poll_fn(|cx| Poll::Ready(spend(cx, usize::MAX))).await;
+    tokio::task::yield_now().await;
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        spend(cx, whole - left);
+        future.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// A task that runs a hundred calls, as one that connects a fleet does.
+#[tokio::test]
+async fn calls_in_a_task_that_does_much_in_its_turn_find_no_queue_full() {
+    let broker = start(nats()).await;
+    for left in 1..6 {
+        let calls = async {
+            let transport = NatsTransport::connect(broker.url()).await.expect("connects");
+            let numbers = Channel::<u32>::new(transport.clone(), "numbers").expect("legal");
+            let _updates = numbers.subscribe().await.expect("subscribes");
+            for number in 0..10 {
+                numbers.publish("key", &number).await.expect("published");
+                transport.fence().await.expect("a fence");
+            }
+        };
+        in_time("the calls", secs(10), in_a_busy_task(left, Box::pin(calls))).await;
+    }
 }
 
 /// A client of somebody's own, and the transport over it.
