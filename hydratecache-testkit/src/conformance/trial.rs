@@ -61,7 +61,13 @@ impl Promise {
 
     pub(super) async fn subscribe(self, transport: &Arc<dyn Transport>, topic: &Topic) -> Listener {
         let subscribed = transport.subscribe(topic.clone());
-        match self.within(PATIENCE, format!("a subscription of {topic}"), subscribed).await {
+        let subscribed = self.within(PATIENCE, format!("a subscription of {topic}"), subscribed);
+        self.listener(topic, subscribed.await)
+    }
+
+    /// What `subscribed` to the topic.
+    pub(super) fn listener(self, topic: &Topic, subscribed: Result<Subscription>) -> Listener {
+        match subscribed {
             Ok(subscription) => Listener { promise: self, topic: topic.clone(), subscription },
             Err(error) => self.broken(format!("subscribing to {topic}: {error}")),
         }

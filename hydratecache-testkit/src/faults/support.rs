@@ -157,6 +157,12 @@ impl Listener {
         Self(subscription.expect("subscribes"))
     }
 
+    /// Reads this one.
+    #[must_use]
+    pub fn over(subscription: Subscription) -> Self {
+        Self(subscription)
+    }
+
     /// The next signal that is no fence; `what` says what is awaited.
     pub async fn next(&mut self, what: impl Display, limit: Duration) -> Signal {
         let next = async {
