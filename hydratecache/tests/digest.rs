@@ -1,5 +1,5 @@
 //! The promises of repairs by another replica: what a gap took is had from one that lost nothing, and
-//! nothing else is sent; one of many reads the source, and nobody forgets what it was told.
+//! nothing else is sent; nobody forgets what it was told.
 
 mod support;
 
@@ -7,34 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures::future::join_all;
 use hydratecache::cache::{Freshness, GapAction, Loaded, Replica, WarmStart};
-use hydratecache::memory::MemoryTransport;
-use hydratecache::{Hydrated, Key, Result, VersionDomain};
-use support::fleet::{DOMAINS, Fate, Scene, Tapped, Users, channel, name, slow, small, value};
-use support::restart::Broker;
+use hydratecache::{Hydrated, Key, VersionDomain};
+use support::fleet::{
+    DOMAINS, Fate, Scene, Tapped, Users, channel, cut, linked, repaired, slow, small, value,
+};
 use support::within;
 use tokio::time::sleep;
-
-/// Waits until it is live again.
-async fn repaired(users: &Users) {
-    let is_repaired = |freshness: Freshness| !freshness.is_suspect();
-    within(users.hydration().wait_until(is_repaired)).await.expect("it goes on");
-}
-
-async fn cut(link: &MemoryTransport, users: &Users) {
-    link.cut();
-    within(users.hydration().wait_until(Freshness::is_suspect)).await.expect("it is told");
-}
-
-/// A replica, and its link.
-async fn linked(scene: &Scene) -> (MemoryTransport, Users) {
-    let link = scene.broker.connect();
-    let users = scene.begin(link.clone(), small()).await;
-    within(users.ready()).await.expect("it is filled");
-    within(users.caught_up()).await.expect("the link is whole");
-    (link, users)
-}
 
 #[tokio::test(start_paused = true)]
 async fn what_was_lost_comes_from_a_replica_that_lost_nothing() {
@@ -301,139 +280,6 @@ async fn a_second_gap_amid_a_digest_begins_it_again() {
     assert_eq!((users.stats().digests, scene.table.scans()), (1, 1));
 }
 
-/// Fifty replicas, and their links.
-async fn fleet(scene: &Scene) -> Vec<(MemoryTransport, Users)> {
-    join_all((0..50).map(|_| linked(scene))).await
-}
-
-async fn all_are_right(scene: &Scene, fleet: &[(MemoryTransport, Users)]) {
-    for (_, users) in fleet {
-        repaired(users).await;
-        scene.check(users).await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn of_fifty_that_lose_their_broker_together_two_at_most_read_the_source() {
-    for versions in DOMAINS {
-        let scene = Scene::new(versions, 500);
-        let fleet = fleet(&scene).await;
-        let scans = scene.table.scans();
-        join_all(fleet.iter().map(|(link, users)| cut(link, users))).await;
-        for number in 0..20 {
-            scene.put(number, 2).await;
-            scene.remove(100 + number, 2).await;
-        }
-        for (link, _) in &fleet {
-            link.heal();
-        }
-        all_are_right(&scene, &fleet).await;
-        let scans = scene.table.scans() - scans;
-        assert!((1..=2).contains(&scans), "{scans}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn of_fifty_two_at_most_read_the_source_for_rows_whose_publish_failed() {
-    let scene = Scene::new(VersionDomain::Caller, 500);
-    let fleet = fleet(&scene).await;
-    let is_refused = Arc::new(AtomicBool::new(false));
-    let refuses = is_refused.clone();
-    let link = Tapped::new(scene.broker.connect(), move |_, _| {
-        if refuses.load(Ordering::SeqCst) { Fate::Refused } else { Fate::Sent }
-    });
-    // It listens to nobody, so nobody can ask it.
-    let writer = channel(link, scene.versions);
-    let write = async |number: usize, version: u64| -> Result<()> {
-        scene.write(&name(number), &value(number, version), version);
-        writer.put(name(number), &value(number, version)).version(version).await.map(drop)
-    };
-    write(1, 2).await.expect("accepted");
-    for (_, users) in &fleet {
-        scene.check(users).await;
-    }
-    let scans = scene.table.scans();
-    join_all(fleet.iter().map(|(link, users)| cut(link, users))).await;
-    scene.put(2, 2).await;
-    is_refused.store(true, Ordering::SeqCst);
-    for number in [3, 4, 5] {
-        write(number, 2).await.expect_err("refused");
-    }
-    for (link, _) in &fleet {
-        link.heal();
-    }
-    is_refused.store(false, Ordering::SeqCst);
-    // More fail when the first are repaired.
-    all_are_right(&scene, &fleet).await;
-    let repaired_once = scene.table.scans() - scans;
-    sleep(Duration::from_secs(60)).await;
-    all_are_right(&scene, &fleet).await;
-    let repaired_twice = scene.table.scans() - scans;
-    assert!(repaired_once <= 2 && repaired_twice <= 2, "{repaired_once}, {repaired_twice}");
-}
-
-/// Those whose links were lost earlier than others', and come back later, lost more of a writer than anyone knows
-/// of who is whole by then. One of them reads the source, and the rest compare themselves with that one.
-#[tokio::test(start_paused = true)]
-async fn of_fifty_whose_links_are_lost_one_by_one_two_at_most_read_the_source() {
-    let (scene, broker) = (Scene::new(VersionDomain::Caller, 500), Broker::default());
-    let fleet = join_all((0..50).map(async |_| {
-        let link = broker.connect();
-        let users = scene.begin(link.clone(), small()).await;
-        within(users.ready()).await.expect("it is filled");
-        within(users.caught_up()).await.expect("the link is whole");
-        (link, users)
-    }))
-    .await;
-    let link = broker.connect();
-    let writer = channel(link.clone(), scene.versions);
-    let _answering = writer.answer_requests().await.expect("subscribes");
-    let write = async |number: usize, version: u64| -> Result<()> {
-        scene.write(&name(number), &value(number, version), version);
-        writer.put(name(number), &value(number, version)).version(version).await.map(drop)
-    };
-    write(1, 2).await.expect("accepted");
-    for (_, users) in &fleet {
-        scene.check(users).await;
-    }
-    let scans = scene.table.scans();
-    let (earlier, later) = fleet.split_at(25);
-    for (links, is_accepted) in [(earlier, true), (later, false)] {
-        for (link, users) in links {
-            link.cut();
-            let told = users.hydration().wait_until(Freshness::is_suspect);
-            within(told).await.expect("it goes on");
-        }
-        if !is_accepted {
-            link.cut();
-        }
-        for number in [3, 4, 5] {
-            let version = if is_accepted { 2 } else { 3 };
-            assert_eq!(write(number, version).await.is_ok(), is_accepted);
-        }
-    }
-    for (links, number) in [(later, 6), (earlier, 7)] {
-        for (link, _) in links {
-            link.heal();
-        }
-        if number == 6 {
-            for (_, users) in links {
-                repaired(users).await;
-            }
-            link.heal();
-        }
-        write(number, 2).await.expect("accepted");
-        for (_, users) in links {
-            repaired(users).await;
-            scene.check(users).await;
-        }
-    }
-    let scans = scene.table.scans() - scans;
-    assert_eq!(scans, 2, "one for the first who came back, and one for those who lost more");
-    let digests: u64 = fleet.iter().map(|(_, users)| users.stats().digests).sum();
-    assert_eq!(digests, 48);
-}
-
 /// A sender that began to listen behind a loss does not know of it.
 #[tokio::test(start_paused = true)]
 async fn what_the_other_replica_was_not_told_of_is_read_from_the_source() {
@@ -445,8 +291,7 @@ async fn what_the_other_replica_was_not_told_of_is_read_from_the_source() {
     });
     let writer = channel(link, scene.versions);
     let (link, told) = linked(&scene).await;
-    writer.put("key:1", &value(1, 2)).version(2).await.expect("accepted");
-    scene.write("key:1", &value(1, 2), 2);
+    scene.put_by(&writer, 1, 2).await.expect("accepted");
     within(told.caught_up()).await.expect("the link is whole");
     // Nobody is there to copy from, and the writer says nothing meanwhile.
     cut(&link, &told).await;
@@ -456,8 +301,7 @@ async fn what_the_other_replica_was_not_told_of_is_read_from_the_source() {
     repaired(&told).await;
     assert_eq!(told.stats().reloads + told.stats().copies, 1, "nothing was lost");
     is_refused.store(true, Ordering::SeqCst);
-    scene.write("key:1", &value(1, 3), 3);
-    writer.put("key:1", &value(1, 3)).version(3).await.expect_err("refused");
+    scene.put_by(&writer, 1, 3).await.expect_err("refused");
     is_refused.store(false, Ordering::SeqCst);
     sleep(Duration::from_secs(10)).await;
     repaired(&told).await;
@@ -465,8 +309,7 @@ async fn what_the_other_replica_was_not_told_of_is_read_from_the_source() {
     assert_eq!(told.stats().reloads, 2, "{:?}", told.stats());
     // From here on both know the writer.
     is_refused.store(true, Ordering::SeqCst);
-    scene.write("key:2", &value(2, 3), 3);
-    writer.put("key:2", &value(2, 3)).version(3).await.expect_err("refused");
+    scene.put_by(&writer, 2, 3).await.expect_err("refused");
     is_refused.store(false, Ordering::SeqCst);
     sleep(Duration::from_secs(60)).await;
     for users in [&told, &untold] {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use hydratecache::cache::{Replica, WarmStart};
+use hydratecache::cache::{Freshness, Replica, WarmStart};
 use hydratecache::memory::{MemoryBroker, MemoryTransport};
 use hydratecache::{
     Channel, Error, ErrorKind, Fence, Hydrated, Limits, Message, Result, Subscription, Topic,
@@ -45,14 +45,24 @@ impl Scene {
     }
 
     pub(crate) async fn put(&self, number: usize, version: u64) {
+        self.put_by(&self.writer, number, version).await.expect("accepted");
+    }
+
+    /// Writes a row, and publishes it as `writer`, which may fail.
+    pub(crate) async fn put_by(
+        &self,
+        writer: &Channel<String>,
+        number: usize,
+        version: u64,
+    ) -> Result<()> {
         let (key, value) = (name(number), value(number, version));
         self.write(&key, &value, version);
-        let write = self.writer.put(&key, &value);
+        let write = writer.put(&key, &value);
         match self.versions {
             VersionDomain::Caller => write.version(version).await,
             VersionDomain::Clock => write.await,
         }
-        .expect("accepted");
+        .map(drop)
     }
 
     pub(crate) async fn remove(&self, number: usize, version: u64) {
@@ -87,6 +97,26 @@ impl Scene {
             assert_eq!(users.get(&name(number)).map(|read| read.to_string()), row, "{number}");
         }
     }
+}
+
+/// Waits until it is live again.
+pub(crate) async fn repaired(users: &Users) {
+    let is_repaired = |freshness: Freshness| !freshness.is_suspect();
+    within(users.hydration().wait_until(is_repaired)).await.expect("it goes on");
+}
+
+pub(crate) async fn cut(link: &MemoryTransport, users: &Users) {
+    link.cut();
+    within(users.hydration().wait_until(Freshness::is_suspect)).await.expect("it is told");
+}
+
+/// A replica, and its link.
+pub(crate) async fn linked(scene: &Scene) -> (MemoryTransport, Users) {
+    let link = scene.broker.connect();
+    let users = scene.begin(link.clone(), small()).await;
+    within(users.ready()).await.expect("it is filled");
+    within(users.caught_up()).await.expect("the link is whole");
+    (link, users)
 }
 
 pub(crate) fn is_proven(users: &Users) -> bool {

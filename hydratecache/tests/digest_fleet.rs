@@ -1,0 +1,147 @@
+//! The promises of fleets that lose messages together: one of many reads the source, and repairs the others.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::future::join_all;
+use hydratecache::VersionDomain;
+use hydratecache::cache::Freshness;
+use hydratecache::memory::MemoryTransport;
+use support::fleet::{DOMAINS, Fate, Scene, Tapped, Users, channel, cut, linked, repaired, small};
+use support::restart::{Broker, Link};
+use support::within;
+use tokio::time::sleep;
+
+/// Fifty replicas, and their links.
+async fn fleet(scene: &Scene) -> Vec<(MemoryTransport, Users)> {
+    join_all((0..50).map(|_| linked(scene))).await
+}
+
+async fn all_are_right(scene: &Scene, fleet: &[(MemoryTransport, Users)]) {
+    for (_, users) in fleet {
+        repaired(users).await;
+        scene.check(users).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_fifty_that_lose_their_broker_together_two_at_most_read_the_source() {
+    for versions in DOMAINS {
+        let scene = Scene::new(versions, 500);
+        let fleet = fleet(&scene).await;
+        let scans = scene.table.scans();
+        join_all(fleet.iter().map(|(link, users)| cut(link, users))).await;
+        for number in 0..20 {
+            scene.put(number, 2).await;
+            scene.remove(100 + number, 2).await;
+        }
+        for (link, _) in &fleet {
+            link.heal();
+        }
+        all_are_right(&scene, &fleet).await;
+        let scans = scene.table.scans() - scans;
+        assert!((1..=2).contains(&scans), "{scans}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_fifty_two_at_most_read_the_source_for_rows_whose_publish_failed() {
+    let scene = Scene::new(VersionDomain::Caller, 500);
+    let fleet = fleet(&scene).await;
+    let is_refused = Arc::new(AtomicBool::new(false));
+    let refuses = is_refused.clone();
+    let link = Tapped::new(scene.broker.connect(), move |_, _| {
+        if refuses.load(Ordering::SeqCst) { Fate::Refused } else { Fate::Sent }
+    });
+    // It listens to nobody, so nobody can ask it.
+    let writer = channel(link, scene.versions);
+    scene.put_by(&writer, 1, 2).await.expect("accepted");
+    for (_, users) in &fleet {
+        scene.check(users).await;
+    }
+    let scans = scene.table.scans();
+    join_all(fleet.iter().map(|(link, users)| cut(link, users))).await;
+    scene.put(2, 2).await;
+    is_refused.store(true, Ordering::SeqCst);
+    for number in [3, 4, 5] {
+        scene.put_by(&writer, number, 2).await.expect_err("refused");
+    }
+    for (link, _) in &fleet {
+        link.heal();
+    }
+    is_refused.store(false, Ordering::SeqCst);
+    // More fail when the first are repaired.
+    all_are_right(&scene, &fleet).await;
+    let repaired_once = scene.table.scans() - scans;
+    sleep(Duration::from_secs(60)).await;
+    all_are_right(&scene, &fleet).await;
+    let repaired_twice = scene.table.scans() - scans;
+    assert!(repaired_once <= 2 && repaired_twice <= 2, "{repaired_once}, {repaired_twice}");
+}
+
+/// A replica, and its link to `broker`.
+async fn on(scene: &Scene, broker: &Broker) -> (Link, Users) {
+    let link = broker.connect();
+    let users = scene.begin(link.clone(), small()).await;
+    within(users.ready()).await.expect("it is filled");
+    within(users.caught_up()).await.expect("the link is whole");
+    (link, users)
+}
+
+async fn lose(links: &[(Link, Users)]) {
+    for (link, users) in links {
+        link.cut();
+        let told = users.hydration().wait_until(Freshness::is_suspect);
+        within(told).await.expect("it goes on");
+    }
+}
+
+/// Those whose links were lost earlier than others', and come back later, lost more of a writer than anyone knows
+/// of who is whole by then. One of them reads the source, and the rest compare themselves with that one.
+#[tokio::test(start_paused = true)]
+async fn of_fifty_whose_links_are_lost_one_by_one_two_at_most_read_the_source() {
+    let (scene, broker) = (Scene::new(VersionDomain::Caller, 500), Broker::default());
+    let fleet = join_all((0..50).map(|_| on(&scene, &broker))).await;
+    let link = broker.connect();
+    let writer = channel(link.clone(), scene.versions);
+    let _answering = writer.answer_requests().await.expect("subscribes");
+    scene.put_by(&writer, 1, 2).await.expect("accepted");
+    for (_, users) in &fleet {
+        scene.check(users).await;
+    }
+    let scans = scene.table.scans();
+    let (earlier, later) = fleet.split_at(25);
+    for (links, is_accepted) in [(earlier, true), (later, false)] {
+        lose(links).await;
+        if !is_accepted {
+            link.cut();
+        }
+        for number in [3, 4, 5] {
+            let version = if is_accepted { 2 } else { 3 };
+            assert_eq!(scene.put_by(&writer, number, version).await.is_ok(), is_accepted);
+        }
+    }
+    for (links, number) in [(later, 6), (earlier, 7)] {
+        for (link, _) in links {
+            link.heal();
+        }
+        if number == 6 {
+            for (_, users) in links {
+                repaired(users).await;
+            }
+            link.heal();
+        }
+        scene.put_by(&writer, number, 2).await.expect("accepted");
+        for (_, users) in links {
+            repaired(users).await;
+            scene.check(users).await;
+        }
+    }
+    let scans = scene.table.scans() - scans;
+    assert_eq!(scans, 2, "one for the first who came back, and one for those who lost more");
+    let digests: u64 = fleet.iter().map(|(_, users)| users.stats().digests).sum();
+    assert_eq!(digests, 48);
+}
