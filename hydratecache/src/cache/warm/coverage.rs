@@ -4,7 +4,7 @@
 //! A replica that was told of a loss may be repaired by another one only if that one was told as well: one
 //! that began to listen behind the loss, or whose link excused it, does not know of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU64;
 
 use super::Head;
@@ -128,13 +128,27 @@ impl Damage {
 
 /// Whether a replica with these heads was told of the loss of all that is `lost`.
 pub(super) fn are_covered(lost: &[Positions], heads: &[Head]) -> bool {
-    let is_covered = |lost: &Positions| heads.iter().any(|head| head.covers(*lost));
-    lost.iter().all(is_covered)
+    uncovered(lost, heads).is_empty()
+}
+
+/// What of that it was not told of, by publishers.
+fn uncovered(lost: &[Positions], heads: &[Head]) -> Vec<Positions> {
+    let mut uncovered: BTreeMap<Origin, Vec<Positions>> = BTreeMap::new();
+    for lost in lost {
+        uncovered.entry(lost.origin).or_default().push(*lost);
+    }
+    for head in heads {
+        if let Some(lost) = uncovered.get_mut(&head.position.origin) {
+            lost.retain(|lost| !head.covers(*lost));
+        }
+    }
+    uncovered.into_values().flatten().collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn id(number: u64) -> Origin {
         Origin::from_u64(number).expect("not zero")
@@ -204,5 +218,27 @@ mod tests {
         damage.needs_source();
         none.remains(damage);
         assert!(!none.may_copy() && none.is_covered_by(&[]));
+    }
+
+    proptest! {
+        #[test]
+        fn what_no_head_covers_is_uncovered(
+            lost in prop::collection::vec((1_u64..5, 1_u64..6, 0_u64..3), 0..20),
+            heads in prop::collection::vec((1_u64..5, 1_u64..8, 0_u64..6), 0..20),
+        ) {
+            let lost: Vec<Positions> = lost
+                .into_iter()
+                .filter_map(|(origin, first, more)| Positions::new(id(origin), first, first + more))
+                .collect();
+            let head = |(origin, sequence, from): (u64, u64, u64)| Head {
+                position: Position { origin: id(origin), sequence: number(sequence) },
+                from: NonZeroU64::new(from),
+            };
+            let heads: Vec<Head> = heads.into_iter().map(head).collect();
+            let mut expected = lost.clone();
+            expected.retain(|lost| !heads.iter().any(|head| head.covers(*lost)));
+            expected.sort_by_key(|lost| lost.origin.get());
+            prop_assert_eq!(uncovered(&lost, &heads), expected);
+        }
     }
 }
