@@ -229,6 +229,38 @@ async fn when_the_sender_dies_another_replica_sends() {
     assert_eq!((scene.table.scans(), last.stats().copies), (1, 1));
 }
 
+/// A removal that was not published is known only to those who were told of that: the copy of one that was told
+/// then lacks the row.
+#[tokio::test(start_paused = true)]
+async fn what_a_copy_that_was_withdrawn_held_is_gone_if_the_next_one_lacks_it() {
+    let scene = Scene::new(VersionDomain::Caller, 2_000);
+    let is_refused = Arc::new(AtomicBool::new(false));
+    let refuses = is_refused.clone();
+    let link = Tapped::new(scene.broker.connect(), move |_, _| {
+        if refuses.load(Ordering::SeqCst) { Fate::Refused } else { Fate::Sent }
+    });
+    let writer = channel(link, scene.versions);
+    let _answering = writer.answer_requests().await.expect("subscribes");
+    let first = scene.begin(scene.broker.connect(), slow()).await;
+    within(first.ready()).await.expect("the table can be read");
+    scene.put_by(&writer, 1, 2).await.expect("accepted");
+    scene.check(&first).await;
+    // It never heard the writer.
+    let second = scene.begin(scene.broker.connect(), slow()).await;
+    while second.stats().entries_copied < 100 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    is_refused.store(true, Ordering::SeqCst);
+    scene.table.delete("key:0");
+    writer.remove("key:0").version(2).await.expect_err("refused");
+    is_refused.store(false, Ordering::SeqCst);
+    within(second.ready()).await.expect("it is filled");
+    for users in [&first, &second] {
+        scene.check(users).await;
+    }
+    assert_eq!((second.stats().copies, scene.table.scans()), (1, 1), "{:?}", second.stats());
+}
+
 #[tokio::test(start_paused = true)]
 async fn when_nobody_else_is_there_the_source_is_read_soon() {
     let scene = Scene::new(VersionDomain::Caller, 2_000);

@@ -211,7 +211,7 @@ impl<T> Clone for Peers<T> {
 
 /// How far a replica has come with a publisher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Head {
+pub(in crate::cache) struct Head {
     /// It has applied, or repaired in another way, what has this number and all before that it was told of.
     pub(super) position: Position,
     /// It was told of all from this number on; none if that is not known.

@@ -12,10 +12,10 @@ use tokio::time::{Instant, timeout_at};
 use super::{Ended, Hydrator, replay};
 use crate::cache::ledger::{self, Scanned};
 use crate::cache::stats::Counters;
-use crate::cache::warm::{self, Came, Damage, Peers, Purpose};
+use crate::cache::warm::{self, Came, Damage, Head, Peers, Purpose};
 use crate::cache::{Loaded, LocalCache, Mode, Source, SourceError};
 use crate::transport::Gap;
-use crate::{Error, ErrorKind, Key, Result};
+use crate::{Error, ErrorKind, Key, Positions, Result};
 
 /// How often a key is read again because an update overtook its row, before all is read again.
 const READ_AGAIN: usize = 8;
@@ -25,6 +25,9 @@ const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// How many loads a reload has under way in [`Mode::UpdateIfPresent`].
 const LOADS: usize = 16;
+
+/// How often other replicas are asked, where one goes away amid its copy, before the source is read.
+const MOST_ATTEMPTS: usize = 8;
 
 /// What a reload yields: a key, and its value if it has one.
 type Row<T> = Result<(Key, Option<Loaded<T>>), SourceError>;
@@ -182,28 +185,54 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         source: &Arc<dyn Source<T>>,
         damage: &Damage,
     ) -> ControlFlow<Ended, Option<From>> {
-        // Before the copy is asked for: what arrived until then is in it.
+        let is_filled = !self.contacts.is_gathering();
+        let mut purpose = if is_filled { Purpose::Repair } else { Purpose::Fill };
+        for _ in 0..MOST_ATTEMPTS {
+            let came = self.take_copy(peers, source, (purpose, damage.to_be_covered())).await?;
+            if self.ledger.is_overtaken() {
+                return ControlFlow::Continue(Some(From::Copy));
+            }
+            match came {
+                None => break,
+                Some(Came::Part) => {}
+                Some(Came::TooMuch) => purpose = Purpose::Fill,
+                Some(Came::Whole { heads, .. }) if !damage.is_covered_by(&heads) => break,
+                Some(Came::Whole { heads, is_digest }) => {
+                    self.join(heads).await;
+                    let from = if is_digest { From::Digest } else { From::Copy };
+                    return ControlFlow::Continue(Some(from));
+                }
+            }
+        }
+        ControlFlow::Continue(None)
+    }
+
+    /// Applies what comes of a replica that was told of all that is to be covered. None: nobody is to be waited
+    /// for, and the source is to be read.
+    async fn take_copy(
+        &mut self,
+        peers: &Peers<T>,
+        source: &Arc<dyn Source<T>>,
+        (purpose, lost): (Purpose, Vec<Positions>),
+    ) -> ControlFlow<Ended, Option<Came>> {
+        // Before the copy is asked for: what arrived until then is in it. Of what an earlier one said, nothing
+        // counts.
         self.ledger.begin_copy();
         let fallback = (source.clone(), self.settings.source_limit);
-        let purpose = if self.contacts.is_gathering() { Purpose::Fill } else { Purpose::Repair };
-        let warm::Copy { rows, came } =
-            warm::copy(peers, purpose, damage.to_be_covered(), Some(fallback));
+        let warm::Copy { rows, came } = warm::copy(peers, purpose, lost, Some(fallback));
         let outcome = self.scan(source, rows, None).await?;
         if self.status.borrow().disrupted_since.is_some() {
             // Neither it nor the source is of use now.
             self.ledger.overtaken();
         }
-        if self.ledger.is_overtaken() {
-            return ControlFlow::Continue(Some(From::Copy));
-        }
-        let came = match outcome {
-            Ok(()) => came.await.ok(),
-            Err(_) => None,
-        };
-        let Some(Came { heads, is_digest }) = came.filter(|came| damage.is_covered_by(&came.heads))
-        else {
+        if self.ledger.is_overtaken() || outcome.is_err() {
             return ControlFlow::Continue(None);
-        };
+        }
+        ControlFlow::Continue(came.await.ok())
+    }
+
+    /// This replica has now what one with these heads has.
+    async fn join(&mut self, heads: Vec<Head>) {
         if !self.contacts.is_gathering() {
             let Self { contacts, progress, .. } = &mut *self;
             contacts.repaired(&heads, |origin| progress.knows(origin));
@@ -214,7 +243,6 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         for head in heads {
             self.progress.handled(Some(head.position));
         }
-        ControlFlow::Continue(Some(if is_digest { From::Digest } else { From::Copy }))
     }
 
     /// Applies `rows`, which the source yields within `limit` of one another, or which are of a copy, that

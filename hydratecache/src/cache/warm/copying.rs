@@ -37,13 +37,21 @@ pub(in crate::cache) struct Copy<T> {
 }
 
 /// What came of another replica.
-#[derive(Debug, Default)]
-pub(in crate::cache) struct Came {
-    /// How far it had come with each publisher.
-    pub(in crate::cache) heads: Vec<Head>,
-    /// Rows are what differed: entries of the other replica, and keys that it does not have. Else they are
-    /// all that it has.
-    pub(in crate::cache) is_digest: bool,
+#[derive(Debug)]
+pub(in crate::cache) enum Came {
+    /// All that was needed.
+    Whole {
+        /// How far it had come with each publisher.
+        heads: Vec<Head>,
+        /// Rows are what differed: entries of the other replica, and keys that it does not have. Else they are
+        /// all that it has.
+        is_digest: bool,
+    },
+    /// Some of it. The replica went away, or withdrew what came: of keys that the next one does not have, it says
+    /// nothing.
+    Part,
+    /// Some of what differs, and that is so much that all had better be taken.
+    TooMuch,
 }
 
 /// Has a copy of another replica taken that was told of what was `lost` here, or what differs from it. Without a source, and how long that may
@@ -114,7 +122,7 @@ impl<T: Send + Sync + 'static> Copying<T> {
                         self.forward(chunk.items).await?;
                     }
                     if received == Received::Complete {
-                        return Ok(Ok(Came { heads, is_digest: false }));
+                        return Ok(Ok(Came::Whole { heads, is_digest: false }));
                     }
                     Step::Nothing
                 }
@@ -123,22 +131,17 @@ impl<T: Send + Sync + 'static> Copying<T> {
             match step {
                 Step::Nothing => {}
                 Step::Say(request) => self.say(&request).await,
-                // What the earlier one sent cannot be taken back.
-                Step::Listen(_) if has_rows && self.source.is_none() => {
-                    return Ok(Err(broken_off()));
-                }
-                Step::Listen(copy) => {
-                    heads.clear();
-                    signals = self.subscribed(copy).await.ok();
-                }
+                Step::Listen(copy) => signals = self.subscribed(copy).await.ok(),
                 Step::ReadTheSource => return Ok(Err(no_copy())),
             }
             signals = signals.filter(|_| asking.is_served());
+            if has_rows && !asking.is_served() {
+                return Ok(if self.source.is_some() { Ok(Came::Part) } else { Err(broken_off()) });
+            }
         }
     }
 
-    /// Yields what differs from another replica, and returns how far that had come. If too much
-    /// differs, yields all that it has.
+    /// Yields what differs from another replica, and returns how far that had come.
     async fn compared(&self) -> Result<Result<Came>, Unwanted> {
         let mut heard = self.peers.listen();
         let mut asking = self.asking(Purpose::Repair);
@@ -154,13 +157,13 @@ impl<T: Send + Sync + 'static> Copying<T> {
                     self.forward(items).await?;
                     let says_too_little = comparing.is_complete() && !differing.is_whole();
                     if differing.is_too_much() || says_too_little {
-                        return self.copied().await;
+                        return Ok(Ok(Came::TooMuch));
                     }
                     if comparing.is_complete() {
                         for key in differing.absent() {
                             self.rows.send(Ok((key, None))).await.map_err(|_| Unwanted)?;
                         }
-                        return Ok(Ok(Came { heads: differing.heads, is_digest: true }));
+                        return Ok(Ok(Came::Whole { heads: differing.heads, is_digest: true }));
                     }
                     Step::Nothing
                 }
