@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use hydratecache::VersionDomain;
 use hydratecache::cache::Freshness;
 use hydratecache::memory::MemoryTransport;
+use hydratecache::{Channel, Origin, VersionDomain};
 use support::fleet::{DOMAINS, Fate, Scene, Tapped, Users, channel, cut, linked, repaired, small};
 use support::restart::{Broker, Link};
 use support::within;
@@ -144,4 +144,59 @@ async fn of_fifty_whose_links_are_lost_one_by_one_two_at_most_read_the_source() 
     assert_eq!(scans, 2, "one for the first who came back, and one for those who lost more");
     let digests: u64 = fleet.iter().map(|(_, users)| users.stats().digests).sum();
     assert_eq!(digests, 48);
+}
+
+/// Writers that listen, as many as there is no room for in one question, all of which were heard.
+async fn writers(scene: &Scene, link: &Link, count: u64) -> Vec<Channel<String>> {
+    let writer = |number: u64| {
+        let builder = Channel::builder(link.clone(), "users").with_versions(scene.versions);
+        // In this order their losses are named.
+        builder.with_origin(Origin::from_u64(number).expect("not zero")).build().expect("legal")
+    };
+    let writers: Vec<Channel<String>> = (1..=count).map(writer).collect();
+    for (writer, row) in writers.iter().zip(0..) {
+        scene.put_by(writer, row, 2).await.expect("accepted");
+    }
+    writers
+}
+
+/// Those who are whole were told of what is named first, and not of the rest: who hears that asks for the rest.
+#[tokio::test(start_paused = true)]
+async fn however_many_publishers_lost_messages_one_of_many_reads_the_source_for_all() {
+    let (scene, broker) = (Scene::new(VersionDomain::Caller, 200), Broker::default());
+    let fleet = join_all((0..20).map(|_| on(&scene, &broker))).await;
+    let link = broker.connect();
+    let writers = writers(&scene, &link, 100).await;
+    let _answering = join_all(writers.iter().map(|writer| writer.answer_requests())).await;
+    for (_, users) in &fleet {
+        scene.check(users).await;
+    }
+    let scans = scene.table.scans();
+    let (earlier, later) = fleet.split_at(10);
+    lose(earlier).await;
+    for (writer, row) in writers.iter().zip(0..).skip(90) {
+        scene.put_by(writer, row, 3).await.expect("accepted");
+    }
+    lose(later).await;
+    link.cut();
+    for (writer, row) in writers.iter().zip(0..) {
+        scene.put_by(writer, row, 4).await.expect_err("the link is lost");
+    }
+    later.iter().for_each(|(link, _)| link.heal());
+    for (_, users) in later {
+        repaired(users).await;
+    }
+    link.heal();
+    for (links, version) in [(later, 5), (earlier, 6)] {
+        links.iter().for_each(|(link, _)| link.heal());
+        for (writer, row) in writers.iter().zip(100..) {
+            scene.put_by(writer, row, version).await.expect("accepted");
+        }
+        for (_, users) in links {
+            repaired(users).await;
+            scene.check(users).await;
+        }
+    }
+    let scans = scene.table.scans() - scans;
+    assert_eq!(scans, 2, "one for the first who came back, and one for those who lost more");
 }

@@ -14,6 +14,7 @@ use crate::cache::ledger::{self, Scanned};
 use crate::cache::stats::Counters;
 use crate::cache::warm::{self, Came, Damage, Head, Peers, Purpose};
 use crate::cache::{Loaded, LocalCache, Mode, Source, SourceError};
+use crate::request::MOST_LOST;
 use crate::transport::Gap;
 use crate::{Error, ErrorKind, Key, Positions, Result};
 
@@ -26,8 +27,13 @@ const LONGEST_REST: Duration = Duration::from_secs(30);
 /// How many loads a reload has under way in [`Mode::UpdateIfPresent`].
 const LOADS: usize = 16;
 
-/// How often other replicas are asked, where one goes away amid its copy, before the source is read.
+/// How often other replicas are asked, where one goes away amid its copy, or was not told of all that was lost
+/// here, before the source is read.
 const MOST_ATTEMPTS: usize = 8;
+
+/// How many losses that an answer did not cover are named before all others: so all that gave such answers
+/// give no more.
+const MOST_NAMED_FIRST: usize = MOST_LOST / MOST_ATTEMPTS;
 
 /// What a reload yields: a key, and its value if it has one.
 type Row<T> = Result<(Key, Option<Loaded<T>>), SourceError>;
@@ -187,8 +193,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     ) -> ControlFlow<Ended, Option<From>> {
         let is_filled = !self.contacts.is_gathering();
         let mut purpose = if is_filled { Purpose::Repair } else { Purpose::Fill };
+        let mut uncovered = Vec::new();
         for _ in 0..MOST_ATTEMPTS {
-            let came = self.take_copy(peers, source, (purpose, damage.to_be_covered())).await?;
+            let lost = damage.to_be_covered(&uncovered);
+            let came = self.take_copy(peers, source, (purpose, lost)).await?;
             if self.ledger.is_overtaken() {
                 return ControlFlow::Continue(Some(From::Copy));
             }
@@ -196,11 +204,14 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 None => break,
                 Some(Came::Part) => {}
                 Some(Came::TooMuch) => purpose = Purpose::Fill,
-                Some(Came::Whole { heads, .. }) if !damage.is_covered_by(&heads) => break,
                 Some(Came::Whole { heads, is_digest }) => {
-                    self.join(heads).await;
-                    let from = if is_digest { From::Digest } else { From::Copy };
-                    return ControlFlow::Continue(Some(from));
+                    let more = damage.uncovered_by(&heads);
+                    if more.is_empty() {
+                        self.join(heads).await;
+                        let from = if is_digest { From::Digest } else { From::Copy };
+                        return ControlFlow::Continue(Some(from));
+                    }
+                    uncovered.splice(0..0, more.into_iter().take(MOST_NAMED_FIRST));
                 }
             }
         }

@@ -4,7 +4,7 @@
 //! A replica that was told of a loss may be repaired by another one only if that one was told as well: one
 //! that began to listen behind the loss, or whose link excused it, does not know of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroU64;
 
 use super::Head;
@@ -83,8 +83,9 @@ pub(in crate::cache) struct Damage {
     lost: Vec<Positions>,
 }
 
-/// How many losses are told apart. For more, the source is read.
-const MOST_LOSSES: usize = 1_024;
+/// How many losses are told apart, at 24 bytes each: one for each publisher that is remembered. For more, the
+/// source is read.
+const MOST_LOSSES: usize = MOST;
 
 impl Damage {
     /// What is wrong, nobody else may know of.
@@ -111,18 +112,20 @@ impl Damage {
         !self.needs_source
     }
 
-    /// Whether a replica with these heads was told of all that this one was told of.
-    pub(in crate::cache) fn is_covered_by(&self, heads: &[Head]) -> bool {
-        are_covered(&self.lost, heads)
+    /// What a replica with these heads was not told of, in the same order everywhere.
+    pub(in crate::cache) fn uncovered_by(&self, heads: &[Head]) -> Vec<Positions> {
+        uncovered(&self.lost, heads)
     }
 
     /// What whoever answers must have been told of: of more than there is room for in a question, the first,
-    /// in the same order everywhere. Whoever was told of these usually was of the rest, which is seen by its heads.
-    pub(in crate::cache) fn to_be_covered(&self) -> Vec<Positions> {
-        let mut lost = self.lost.clone();
-        lost.sort_unstable_by_key(|lost| (lost.origin.get(), lost.first));
-        lost.truncate(MOST_LOST);
-        lost
+    /// in the same order everywhere, behind those that are `named_first`. Whoever was told of these usually was
+    /// of the rest, which is seen by its heads.
+    pub(in crate::cache) fn to_be_covered(&self, named_first: &[Positions]) -> Vec<Positions> {
+        let named: HashSet<Positions> = named_first.iter().copied().collect();
+        let mut rest: Vec<Positions> =
+            self.lost.iter().filter(|lost| !named.contains(lost)).copied().collect();
+        rest.sort_unstable_by_key(|lost| (lost.origin.get(), lost.first));
+        named_first.iter().copied().chain(rest).take(MOST_LOST).collect()
     }
 }
 
@@ -164,7 +167,7 @@ mod tests {
         damage.lost(Positions::new(id(1), first, last));
         let other = coverage.head(Position { origin: id(2), sequence: number(20) });
         let head = coverage.head(Position { origin: id(1), sequence: number(9) });
-        damage.is_covered_by(&[other, head])
+        damage.uncovered_by(&[other, head]).is_empty()
     }
 
     #[test]
@@ -208,8 +211,8 @@ mod tests {
     #[test]
     fn what_only_the_source_knows_and_too_many_losses_are_for_the_source() {
         let mut damage = Damage::default();
-        damage.lost((1..=1_024).filter_map(|n| Positions::new(id(n), 1, 1)));
-        assert!(damage.may_copy() && !damage.is_covered_by(&[]));
+        damage.lost((1..=MOST_LOSSES as u64).filter_map(|n| Positions::new(id(n), 1, 1)));
+        assert!(damage.may_copy() && damage.uncovered_by(&[]).len() == MOST_LOSSES);
         let mut more = Damage::default();
         more.lost(Positions::new(id(9), 2, 2));
         more.remains(damage);
@@ -217,7 +220,27 @@ mod tests {
         let (mut damage, mut none) = (Damage::default(), Damage::default());
         damage.needs_source();
         none.remains(damage);
-        assert!(!none.may_copy() && none.is_covered_by(&[]));
+        assert!(!none.may_copy() && none.uncovered_by(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_question_names_what_earlier_answers_did_not_cover_before_the_rest() {
+        let lost = |n: u64| Positions::new(id(n), 4, 5).expect("in order");
+        let head = |n: u64| {
+            let position = Position { origin: id(n), sequence: number(5) };
+            Head { position, from: Some(number(4)) }
+        };
+        let mut damage = Damage::default();
+        damage.lost((1..=200).rev().map(lost));
+        let named = damage.to_be_covered(&[]);
+        assert!(named.iter().copied().eq((1..=MOST_LOST as u64).map(lost)));
+        let heads: Vec<Head> = (1..=150).map(head).collect();
+        assert!(are_covered(&named, &heads));
+        let uncovered = damage.uncovered_by(&heads);
+        assert!(uncovered.iter().copied().eq((151..=200).map(lost)));
+        let named = damage.to_be_covered(&uncovered);
+        assert!(named.iter().copied().eq((151..=200).chain(1..=35).map(lost)));
+        assert!(!are_covered(&named, &heads));
     }
 
     proptest! {
