@@ -1,10 +1,10 @@
 //! The promises of repairs by another replica: what a gap took is had from one that lost nothing, and
-//! nothing else is sent; nobody forgets what it was told.
+//! nothing else is sent.
 
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hydratecache::cache::{Freshness, GapAction, Loaded, Replica, WarmStart};
@@ -278,44 +278,6 @@ async fn a_second_gap_amid_a_digest_begins_it_again() {
     repaired(&users).await;
     scene.check(&users).await;
     assert_eq!((users.stats().digests, scene.table.scans()), (1, 1));
-}
-
-/// A sender that began to listen behind a loss does not know of it.
-#[tokio::test(start_paused = true)]
-async fn what_the_other_replica_was_not_told_of_is_read_from_the_source() {
-    let scene = Scene::new(VersionDomain::Caller, 50);
-    let is_refused = Arc::new(AtomicBool::new(false));
-    let refuses = is_refused.clone();
-    let link = Tapped::new(scene.broker.connect(), move |_, _| {
-        if refuses.load(Ordering::SeqCst) { Fate::Refused } else { Fate::Sent }
-    });
-    let writer = channel(link, scene.versions);
-    let (link, told) = linked(&scene).await;
-    scene.put_by(&writer, 1, 2).await.expect("accepted");
-    within(told.caught_up()).await.expect("the link is whole");
-    // Nobody is there to copy from, and the writer says nothing meanwhile.
-    cut(&link, &told).await;
-    let untold = scene.users().await;
-    assert_eq!(untold.stats().reloads, 1);
-    link.heal();
-    repaired(&told).await;
-    assert_eq!(told.stats().reloads + told.stats().copies, 1, "nothing was lost");
-    is_refused.store(true, Ordering::SeqCst);
-    scene.put_by(&writer, 1, 3).await.expect_err("refused");
-    is_refused.store(false, Ordering::SeqCst);
-    sleep(Duration::from_secs(10)).await;
-    repaired(&told).await;
-    scene.check(&told).await;
-    assert_eq!(told.stats().reloads, 2, "{:?}", told.stats());
-    // From here on both know the writer.
-    is_refused.store(true, Ordering::SeqCst);
-    scene.put_by(&writer, 2, 3).await.expect_err("refused");
-    is_refused.store(false, Ordering::SeqCst);
-    sleep(Duration::from_secs(60)).await;
-    for users in [&told, &untold] {
-        repaired(users).await;
-        scene.check(users).await;
-    }
 }
 
 #[tokio::test(start_paused = true)]

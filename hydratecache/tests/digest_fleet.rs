@@ -2,15 +2,14 @@
 
 mod support;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::join_all;
 use hydratecache::cache::Freshness;
 use hydratecache::memory::MemoryTransport;
 use hydratecache::{Channel, Origin, VersionDomain};
-use support::fleet::{DOMAINS, Fate, Scene, Tapped, Users, channel, cut, linked, repaired, small};
+use support::fleet::{DOMAINS, Scene, Tapped, Users, channel, cut, linked, on, repaired};
 use support::restart::{Broker, Link};
 use support::within;
 use tokio::time::sleep;
@@ -51,11 +50,7 @@ async fn of_fifty_that_lose_their_broker_together_two_at_most_read_the_source() 
 async fn of_fifty_two_at_most_read_the_source_for_rows_whose_publish_failed() {
     let scene = Scene::new(VersionDomain::Caller, 500);
     let fleet = fleet(&scene).await;
-    let is_refused = Arc::new(AtomicBool::new(false));
-    let refuses = is_refused.clone();
-    let link = Tapped::new(scene.broker.connect(), move |_, _| {
-        if refuses.load(Ordering::SeqCst) { Fate::Refused } else { Fate::Sent }
-    });
+    let (link, is_refused) = Tapped::refusing(scene.broker.connect());
     // It listens to nobody, so nobody can ask it.
     let writer = channel(link, scene.versions);
     scene.put_by(&writer, 1, 2).await.expect("accepted");
@@ -80,15 +75,6 @@ async fn of_fifty_two_at_most_read_the_source_for_rows_whose_publish_failed() {
     all_are_right(&scene, &fleet).await;
     let repaired_twice = scene.table.scans() - scans;
     assert!(repaired_once <= 2 && repaired_twice <= 2, "{repaired_once}, {repaired_twice}");
-}
-
-/// A replica, and its link to `broker`.
-async fn on(scene: &Scene, broker: &Broker) -> (Link, Users) {
-    let link = broker.connect();
-    let users = scene.begin(link.clone(), small()).await;
-    within(users.ready()).await.expect("it is filled");
-    within(users.caught_up()).await.expect("the link is whole");
-    (link, users)
 }
 
 async fn lose(links: &[(Link, Users)]) {

@@ -4,7 +4,7 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -149,11 +149,7 @@ async fn the_news_of_a_publish_that_failed_reaches_a_replica_that_was_filled_by_
     let moments = (0..60).map(|count| Some(count * Duration::from_millis(25)));
     for heard_after in [None].into_iter().chain(moments) {
         let scene = Scene::new(VersionDomain::Caller, 10);
-        let is_refused = Arc::new(AtomicBool::new(false));
-        let refuses = is_refused.clone();
-        let link = Tapped::new(scene.broker.connect(), move |_, _| {
-            if refuses.load(Ordering::SeqCst) { Fate::Refused } else { Fate::Sent }
-        });
+        let (link, is_refused) = Tapped::refusing(scene.broker.connect());
         let writer = channel(link, scene.versions);
         let _answering = writer.answer_requests().await.expect("subscribes");
         let first = scene.users().await;
@@ -234,11 +230,7 @@ async fn when_the_sender_dies_another_replica_sends() {
 #[tokio::test(start_paused = true)]
 async fn what_a_copy_that_was_withdrawn_held_is_gone_if_the_next_one_lacks_it() {
     let scene = Scene::new(VersionDomain::Caller, 2_000);
-    let is_refused = Arc::new(AtomicBool::new(false));
-    let refuses = is_refused.clone();
-    let link = Tapped::new(scene.broker.connect(), move |_, _| {
-        if refuses.load(Ordering::SeqCst) { Fate::Refused } else { Fate::Sent }
-    });
+    let (link, is_refused) = Tapped::refusing(scene.broker.connect());
     let writer = channel(link, scene.versions);
     let _answering = writer.answer_requests().await.expect("subscribes");
     let first = scene.begin(scene.broker.connect(), slow()).await;

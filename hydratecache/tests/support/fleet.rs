@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -13,6 +14,7 @@ use hydratecache::{
     Transport, VersionDomain,
 };
 
+use super::restart::{Broker, Link};
 use super::{Table, within};
 
 pub(crate) type Users = Hydrated<String, Replica<String>>;
@@ -119,6 +121,15 @@ pub(crate) async fn linked(scene: &Scene) -> (MemoryTransport, Users) {
     (link, users)
 }
 
+/// A replica, and its link to `broker`.
+pub(crate) async fn on(scene: &Scene, broker: &Broker) -> (Link, Users) {
+    let link = broker.connect();
+    let users = scene.begin(link.clone(), small()).await;
+    within(users.ready()).await.expect("it is filled");
+    within(users.caught_up()).await.expect("the link is whole");
+    (link, users)
+}
+
 pub(crate) fn is_proven(users: &Users) -> bool {
     users.freshness().proven_within().is_some()
 }
@@ -170,6 +181,16 @@ impl Tapped {
         tap: impl Fn(&Topic, &[Message]) -> Fate + Send + Sync + 'static,
     ) -> Self {
         Self { limits: link.limits(), link, tap: Arc::new(tap) }
+    }
+
+    /// One that refuses all while the flag is set.
+    pub(crate) fn refusing(link: MemoryTransport) -> (Self, Arc<AtomicBool>) {
+        let is_refused = Arc::new(AtomicBool::new(false));
+        let refuses = is_refused.clone();
+        let tap = move |_: &Topic, _: &[Message]| {
+            if refuses.load(Ordering::SeqCst) { Fate::Refused } else { Fate::Sent }
+        };
+        (Self::new(link, tap), is_refused)
     }
 
     pub(crate) fn again(&self, link: MemoryTransport) -> Self {

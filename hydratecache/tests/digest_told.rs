@@ -1,0 +1,82 @@
+//! The promise of repairs by another replica that nobody forgets by one what it was told: of rows whose publish
+//! failed, some know and some do not.
+
+mod support;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hydratecache::VersionDomain;
+use hydratecache::cache::Freshness;
+use support::fleet::{Scene, Tapped, channel, cut, linked, repaired};
+use support::within;
+use tokio::time::sleep;
+
+/// A link that counts what it lost excuses as many numbers, also those of a publish that failed afterwards.
+#[tokio::test(start_paused = true)]
+async fn a_replica_whose_link_excused_a_loss_repairs_nobody_who_was_told_of_it() {
+    let scene = Scene::new(VersionDomain::Caller, 50);
+    let (link, is_refused) = Tapped::refusing(scene.broker.connect());
+    // It listens to nobody, so nobody can ask it.
+    let writer = channel(link, scene.versions);
+    let ((_, told), (link, excused)) = (linked(&scene).await, linked(&scene).await);
+    scene.put_by(&writer, 1, 2).await.expect("accepted");
+    scene.put(2, 2).await;
+    for users in [&told, &excused] {
+        scene.check(users).await;
+    }
+    cut(&link, &excused).await;
+    scene.put(2, 3).await;
+    scene.put(3, 2).await;
+    link.heal();
+    repaired(&excused).await;
+    scene.check(&excused).await;
+    let (scans, gaps) = (scene.table.scans(), excused.stats().gaps);
+    is_refused.store(true, Ordering::SeqCst);
+    scene.put_by(&writer, 1, 3).await.expect_err("refused");
+    is_refused.store(false, Ordering::SeqCst);
+    scene.put_by(&writer, 5, 2).await.expect("accepted");
+    within(told.hydration().wait_until(Freshness::is_suspect)).await.expect("it is told");
+    repaired(&told).await;
+    scene.check(&told).await;
+    assert_eq!((excused.stats().gaps, scene.table.scans() - scans), (gaps, 1));
+    // What the link counted shows now.
+    scene.put(4, 2).await;
+    within(excused.hydration().wait_until(Freshness::is_suspect)).await.expect("it is told");
+    repaired(&excused).await;
+    scene.check(&excused).await;
+}
+
+/// A sender that began to listen behind a loss does not know of it.
+#[tokio::test(start_paused = true)]
+async fn what_the_other_replica_was_not_told_of_is_read_from_the_source() {
+    let scene = Scene::new(VersionDomain::Caller, 50);
+    let (link, is_refused) = Tapped::refusing(scene.broker.connect());
+    let writer = channel(link, scene.versions);
+    let (link, told) = linked(&scene).await;
+    scene.put_by(&writer, 1, 2).await.expect("accepted");
+    within(told.caught_up()).await.expect("the link is whole");
+    // Nobody is there to copy from, and the writer says nothing meanwhile.
+    cut(&link, &told).await;
+    let untold = scene.users().await;
+    assert_eq!(untold.stats().reloads, 1);
+    link.heal();
+    repaired(&told).await;
+    assert_eq!(told.stats().reloads + told.stats().copies, 1, "nothing was lost");
+    is_refused.store(true, Ordering::SeqCst);
+    scene.put_by(&writer, 1, 3).await.expect_err("refused");
+    is_refused.store(false, Ordering::SeqCst);
+    sleep(Duration::from_secs(10)).await;
+    repaired(&told).await;
+    scene.check(&told).await;
+    assert_eq!(told.stats().reloads, 2, "{:?}", told.stats());
+    // From here on both know the writer.
+    is_refused.store(true, Ordering::SeqCst);
+    scene.put_by(&writer, 2, 3).await.expect_err("refused");
+    is_refused.store(false, Ordering::SeqCst);
+    sleep(Duration::from_secs(60)).await;
+    for users in [&told, &untold] {
+        repaired(users).await;
+        scene.check(users).await;
+    }
+}
