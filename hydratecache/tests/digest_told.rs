@@ -6,9 +6,9 @@ mod support;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hydratecache::VersionDomain;
-use hydratecache::cache::Freshness;
-use support::fleet::{Scene, Tapped, channel, cut, linked, repaired};
+use hydratecache::cache::{Freshness, GapAction, Replica};
+use hydratecache::{Gap, Hydrated, VersionDomain};
+use support::fleet::{Scene, Tapped, channel, cut, linked, repaired, small, value};
 use support::within;
 use tokio::time::sleep;
 
@@ -79,4 +79,40 @@ async fn what_the_other_replica_was_not_told_of_is_read_from_the_source() {
         repaired(users).await;
         scene.check(users).await;
     }
+}
+
+/// What was ignored is not repaired by a later gap whose repair knows nothing of it.
+#[tokio::test(start_paused = true)]
+async fn what_was_ignored_is_repaired_by_the_source_or_by_who_was_told_of_it() {
+    let scene = Scene::new(VersionDomain::Caller, 50);
+    let (tapped, is_refused) = Tapped::refusing(scene.broker.connect());
+    let (writer, link) = (channel(tapped, scene.versions), scene.broker.connect());
+    let builder = Hydrated::builder(channel(link.clone(), scene.versions), Replica::new());
+    let builder = builder.source(scene.table.clone()).with_warm_start(small());
+    let ignores = |gap| match gap {
+        Gap::Known(_) => GapAction::Ignore,
+        _ => GapAction::Reload,
+    };
+    let builder = builder.with_hydration(move |hydrate| hydrate.on_gap_with(ignores));
+    let told = within(builder.start()).await.expect("starts");
+    within(told.ready()).await.expect("the table can be read");
+    scene.put_by(&writer, 1, 2).await.expect("accepted");
+    scene.check(&told).await;
+    // Nobody is there to copy from.
+    cut(&link, &told).await;
+    let _untold = scene.users().await;
+    link.heal();
+    repaired(&told).await;
+    is_refused.store(true, Ordering::SeqCst);
+    scene.put_by(&writer, 1, 3).await.expect_err("refused");
+    is_refused.store(false, Ordering::SeqCst);
+    scene.put_by(&writer, 2, 3).await.expect("accepted");
+    within(told.caught_up()).await.expect("the link is whole");
+    let shown = told.get("key:1").map(|read| read.to_string());
+    assert_eq!(shown, Some(value(1, 2)), "it ignored what it was told");
+    cut(&link, &told).await;
+    scene.put(3, 2).await;
+    link.heal();
+    repaired(&told).await;
+    scene.check(&told).await;
 }

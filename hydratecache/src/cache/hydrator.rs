@@ -39,6 +39,7 @@ use crate::transport::{Fence, Gap, Signal, Subscription};
 use crate::wire::{Rejection, RejectionReason};
 use crate::{Key, Kind, Message, Position, Positions, Result, Version};
 
+mod contact;
 mod drops;
 mod ends;
 mod fill;
@@ -325,29 +326,6 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         }
     }
 
-    /// A publisher was heard, perhaps for the first time, by its message at `position`, so many of which
-    /// are new.
-    async fn contact(&mut self, position: Option<Position>, new: u64) {
-        let Some(Position { origin, sequence }) = position else {
-            return;
-        };
-        let before = sequence.get() - new;
-        if self.peers.is_some() {
-            self.coverage.heard(origin, NonZeroU64::MIN.saturating_add(before));
-        }
-        if let Some(missing) = self.contacts.heard(origin, before) {
-            self.gap(Gap::Known(missing)).await;
-        }
-    }
-
-    /// A publisher has counted to `position`, and what is missing of that is known to be: so copies for
-    /// others say.
-    fn counted(&mut self, position: Position) {
-        if self.peers.is_some() {
-            self.progress.handled(Some(position));
-        }
-    }
-
     /// Everything up to `fence` is applied, if there is one.
     fn proven(&self, fence: Option<Fence>) {
         if let Some(fence) = fence {
@@ -411,13 +389,11 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.unsettle();
         let now = Instant::now();
         let action = self.settings.action(gap);
+        if let Gap::Known(positions) = gap {
+            self.lost([positions]);
+        }
         match action {
-            GapAction::Reload if self.settings.source.is_some() => {
-                if let Gap::Known(positions) = gap {
-                    self.damage.lost([positions]);
-                }
-                self.repair_soon();
-            }
+            GapAction::Reload if self.settings.source.is_some() => self.repair_soon(),
             // An empty cache holds nothing stale; how fresh what comes is, the next fence proves.
             GapAction::Reload | GapAction::Clear => {
                 self.reload_at = None;

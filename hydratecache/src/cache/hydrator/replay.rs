@@ -8,7 +8,7 @@ use super::Hydrator;
 use crate::cache::LocalCache;
 use crate::cache::{GapAction, Mode};
 use crate::transport::Gap;
-use crate::{Key, Kind, Message, Position, Request, Version, VersionDomain};
+use crate::{Key, Kind, Message, Position, Positions, Request, Version, VersionDomain};
 
 /// Waits until `due`, or for ever.
 pub(super) async fn due(due: Option<Instant>) {
@@ -219,7 +219,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     async fn give_up_repairing(&mut self) {
         self.counters.replays_failed.increment();
         let since = self.status.borrow().missing_since;
-        self.damage.lost(self.repair.missing());
+        let missing: Vec<Positions> = self.repair.missing().collect();
+        self.lost(missing);
         self.repair_otherwise(self.repair.gap().unwrap_or(Gap::Unknown)).await;
         // The entries are suspect since they were, not since it was found that nothing helps.
         self.change(|status| {
