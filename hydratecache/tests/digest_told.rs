@@ -7,8 +7,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hydratecache::cache::{Freshness, GapAction, Replica};
-use hydratecache::{Gap, Hydrated, VersionDomain};
-use support::fleet::{Scene, Tapped, channel, cut, linked, repaired, small, value};
+use hydratecache::wire::{Rejection, RejectionReason};
+use hydratecache::{Channel, Gap, Hydrated, Origin, Position, VersionDomain};
+use support::fleet::{Scene, Tapped, channel, cut, linked, on, repaired, small, value};
+use support::restart::Broker;
 use support::within;
 use tokio::time::sleep;
 
@@ -113,6 +115,41 @@ async fn what_was_ignored_is_repaired_by_the_source_or_by_who_was_told_of_it() {
     cut(&link, &told).await;
     scene.put(3, 2).await;
     link.heal();
+    repaired(&told).await;
+    scene.check(&told).await;
+}
+
+/// What comes late and cannot be read says nothing of what came between.
+#[tokio::test(start_paused = true)]
+async fn who_was_not_told_of_a_loss_does_not_learn_of_it_by_a_late_message_that_it_cannot_read() {
+    let (scene, broker) = (Scene::new(VersionDomain::Caller, 50), Broker::default());
+    let (link, origin) = (broker.connect(), Origin::random());
+    let builder = Channel::builder(link.clone(), "users").with_versions(scene.versions);
+    let writer = builder.with_origin(origin).build().expect("legal");
+    let (told_link, told) = on(&scene, &broker).await;
+    scene.put_by(&writer, 1, 2).await.expect("accepted");
+    scene.check(&told).await;
+    // Nobody is there to copy from.
+    told_link.cut();
+    let (untold_link, untold) = on(&scene, &broker).await;
+    let (_, _other) = on(&scene, &broker).await;
+    told_link.heal();
+    repaired(&told).await;
+    link.cut();
+    for number in [1, 3] {
+        scene.put_by(&writer, number, 3).await.expect_err("the link is lost");
+    }
+    link.heal();
+    within(told.hydration().wait_until(Freshness::is_suspect)).await.expect("it is told");
+    // It is repaired by the other one, which was not told either.
+    untold_link.cut();
+    untold_link.heal();
+    within(untold.hydration().wait_until(Freshness::is_suspect)).await.expect("it is told");
+    repaired(&untold).await;
+    assert!(told.freshness().is_suspect(), "it waits for its publisher");
+    let position = Position { origin, sequence: 2.try_into().expect("not zero") };
+    let unread = Rejection::new(RejectionReason::NotAnEnvelope).with_position(Some(position));
+    untold_link.receive("users", Err(unread));
     repaired(&told).await;
     scene.check(&told).await;
 }

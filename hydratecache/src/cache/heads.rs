@@ -81,9 +81,16 @@ impl Progress {
 
     /// Whether anything of `origin` was handled.
     pub(super) fn knows(&self, origin: Origin) -> bool {
-        self.latest.is_some_and(|latest| latest.origin == origin)
-            || self.gathered.contains_key(&origin)
-            || self.heads.lock().contains_key(&origin)
+        self.has(Position { origin, sequence: NonZeroU64::MIN })
+    }
+
+    /// Whether the message at `position`, or one behind it, was handled.
+    pub(super) fn has(&self, position: Position) -> bool {
+        let Position { origin, sequence } = position;
+        let is_behind = |handled: &NonZeroU64| *handled >= sequence;
+        self.latest.is_some_and(|latest| latest.origin == origin && is_behind(&latest.sequence))
+            || self.gathered.get(&origin).is_some_and(is_behind)
+            || self.heads.has(position.into())
     }
 
     /// All that was shown, in an order that repeats.

@@ -310,7 +310,11 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             }
             Signal::Rejected(rejection) => {
                 let position = rejection.position();
-                self.contact(position, 1).await;
+                // One that comes late says nothing of what came since.
+                let is_late = position.is_some_and(|position| self.progress.has(position));
+                if !is_late {
+                    self.contact(position, 1).await;
+                }
                 self.rejected(self.channel.count(rejection)).await;
                 self.progress.handled(position);
                 self.arrived(position);

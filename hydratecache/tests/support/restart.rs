@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use hydratecache::fanout::Fanout;
+use hydratecache::fanout::{Arrival, Fanout};
 use hydratecache::{
     Error, ErrorKind, Fence, FenceScope, Gap, Limits, Message, Result, Subscription, Topic,
     Transport,
@@ -60,6 +60,13 @@ impl Link {
         let wire = &mut state.links[self.number];
         wire.is_cut = false;
         wire.topics.values().for_each(|fanout| fanout.live(Some(Gap::Unknown)));
+    }
+
+    /// Something arrives on this link alone.
+    pub(crate) fn receive(&self, topic: &str, arrival: Arrival) {
+        let state = self.broker.lock();
+        let wire = &state.links[self.number];
+        wire.topics[&Topic::new(topic).expect("legal")].arrived([arrival]);
     }
 
     /// The broker, if this link reaches it.
