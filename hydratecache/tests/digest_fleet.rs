@@ -153,7 +153,7 @@ async fn however_many_publishers_lost_messages_one_of_many_reads_the_source_for_
     let fleet = join_all((0..20).map(|_| on(&scene, &broker))).await;
     let link = broker.connect();
     let writers = writers(&scene, &link, 100).await;
-    let _answering = join_all(writers.iter().map(|writer| writer.answer_requests())).await;
+    let _answering = join_all(writers.iter().map(Channel::answer_requests)).await;
     for (_, users) in &fleet {
         scene.check(users).await;
     }
@@ -168,13 +168,17 @@ async fn however_many_publishers_lost_messages_one_of_many_reads_the_source_for_
     for (writer, row) in writers.iter().zip(0..) {
         scene.put_by(writer, row, 4).await.expect_err("the link is lost");
     }
-    later.iter().for_each(|(link, _)| link.heal());
+    for (link, _) in later {
+        link.heal();
+    }
     for (_, users) in later {
         repaired(users).await;
     }
     link.heal();
     for (links, version) in [(later, 5), (earlier, 6)] {
-        links.iter().for_each(|(link, _)| link.heal());
+        for (link, _) in links {
+            link.heal();
+        }
         for (writer, row) in writers.iter().zip(100..) {
             scene.put_by(writer, row, version).await.expect("accepted");
         }
