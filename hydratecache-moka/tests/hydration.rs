@@ -116,6 +116,19 @@ async fn reads_go_through_the_users_own_cache_and_a_miss_is_loaded_into_it() {
 }
 
 #[tokio::test]
+async fn without_a_source_nobody_can_tell_whether_a_key_was_evicted_or_never_written() {
+    let (scene, words) = (Scene::new(), words());
+    let builder = Hydrated::builder(scene.reader.clone(), MokaCache::from(words));
+    let users = builder.start().await.expect("starts");
+    scene.put("a", "Ada", 1).await;
+    caught_up(users.hydration()).await;
+    let age = Duration::from_secs(60);
+    assert!(users.get_within("a", age).await.expect("proven").is_some());
+    let error = users.get_within("b", age).await.expect_err("it might have been evicted");
+    assert_eq!(error.kind(), ErrorKind::Unproven, "{error}");
+}
+
+#[tokio::test]
 async fn a_source_that_is_older_than_what_was_evicted_is_an_error_and_not_an_older_value() {
     let (scene, words) = (Scene::new(), words());
     let users = Hydrated::builder(scene.reader.clone(), MokaCache::from(words.clone()))

@@ -4,7 +4,7 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -101,22 +101,31 @@ async fn no_load_that_began_before_an_update_ever_overwrites_it() {
     let (broker, table) = (redis().await, Table::default());
     let writer = channel(&broker).await;
     let users = users(&broker, Mode::Invalidate, Some(&table)).await;
+    let is_written = Arc::new(AtomicBool::new(false));
     let readers = (0..4_usize).map(|reader| {
-        let users = users.clone();
+        let (users, is_written) = (users.clone(), is_written.clone());
         tokio::spawn(async move {
-            for read in 0..500 {
+            for read in 0.. {
                 let key = format!("k{}", (reader + read) % 3);
                 users.get_or_load(&key).await.expect("the source answers");
                 tokio::task::yield_now().await;
+                if is_written.load(Ordering::SeqCst) {
+                    return;
+                }
             }
         })
     });
     let readers: Vec<_> = readers.collect();
-    for version in 1..=1000 {
-        let (key, value) = (format!("k{}", version % 3), version.to_string());
-        table.write(&key, &value, version);
-        writer.put(&key, &value).version(version).await.expect("published");
-    }
+    let writing = async {
+        // Until an update has overtaken a load.
+        for version in (1..).take_while(|it| *it <= 1000 || users.stats().leases_broken == 0) {
+            let (key, value) = (format!("k{}", version % 3), version.to_string());
+            table.write(&key, &value, version);
+            writer.put(&key, &value).version(version).await.expect("published");
+        }
+    };
+    within(LIMIT, writing).await;
+    is_written.store(true, Ordering::SeqCst);
     for reader in readers {
         within(LIMIT, reader).await.expect("no panic");
     }
@@ -184,6 +193,13 @@ async fn while_redis_is_down_nothing_is_proven_but_by_the_source() {
     for users in [&with_source, &without] {
         let live = users.hydration().wait_until(|fresh| fresh.state() == State::Live);
         within(LIMIT, live).await.expect("it runs");
-        within(LIMIT, users.get_within("a", 10 * AGE)).await.expect("proven again");
     }
+    let read = within(LIMIT, with_source.get_within("a", 10 * AGE)).await.expect("proven again");
+    assert_eq!(read.as_deref().map(String::as_str), Some("new"));
+    let error = within(LIMIT, without.get_within("a", 10 * AGE)).await.expect_err("it was cleared");
+    assert_eq!(error.kind(), ErrorKind::Unproven);
+    channel(&broker).await.put("a", &"newest".to_owned()).version(3).await.expect("published");
+    within(LIMIT, without.caught_up()).await.expect("caught up");
+    let read = within(LIMIT, without.get_within("a", 10 * AGE)).await.expect("proven again");
+    assert_eq!(read.as_deref().map(String::as_str), Some("newest"));
 }

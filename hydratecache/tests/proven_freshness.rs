@@ -163,7 +163,12 @@ async fn during_an_outage_the_bound_grows_and_what_it_forbids_is_an_error() {
 
     scene.link.heal();
     within(users.caught_up()).await.expect("the link is whole");
-    assert_eq!(text(&users, "a", SHORT).await, None, "without a source the gap cleared it");
+    assert!(users.get("a").is_none(), "without a source the gap cleared it");
+    let error = within(users.get_within("a", SHORT)).await.expect_err("it has a value");
+    assert_eq!(error.kind(), ErrorKind::Unproven);
+    scene.publish("a", "newest").await;
+    within(users.caught_up()).await.expect("the link is whole");
+    assert_eq!(text(&users, "a", SHORT).await.as_deref(), Some("newest"));
 }
 
 #[tokio::test(start_paused = true)]

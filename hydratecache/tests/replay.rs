@@ -257,10 +257,60 @@ async fn a_publisher_that_does_not_answer_is_not_waited_for_long() {
     }
     let took = repaired(&hydration).await;
     assert!(took < Duration::from_secs(2), "{took:?}");
-    assert_eq!(replica.len(), 0, "without a source, what is not repaired is cleared");
+    assert_eq!(value(&replica, "a"), None, "without a source, what may be stale is cleared");
+    assert_eq!(value(&replica, "c").as_deref(), Some("3"), "it came behind what was lost");
     assert_eq!(hydration.stats().replays_asked, 2);
     let gaps = gaps.lock().expect("nobody panics");
     assert_eq!(*gaps, [None, Some(1), Some(1)], "at the start, when found, when given up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_replay_that_is_given_up_nothing_is_spared() {
+    let (broker, domain) = (MemoryBroker::new(), VersionDomain::Clock);
+    let writer = channel(Losing::new(&broker, [2, 3, 3, 3, 3, 3, 3, 3]), domain);
+    let _answering = writer.answer_requests().await.expect("subscribed");
+    let replica = Replica::new();
+    let hydrate = channel(broker.connect(), domain).hydrate(replica.clone());
+    let hydration = hydrate.await.expect("started");
+    for (key, number) in [("a", 1), ("b", 2), ("b", 3), ("c", 4)] {
+        publish(&writer, key, number, domain).await;
+    }
+    let replayed = async {
+        while value(&replica, "b").is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(LIMIT, replayed).await.expect("one of two comes late");
+    repaired(&hydration).await;
+    assert_eq!((value(&replica, "a"), value(&replica, "b")), (None, None), "a newer one is lost");
+    assert_eq!(value(&replica, "c").as_deref(), Some("4"));
+    assert_eq!(hydration.stats().replays_failed, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_behind_a_gap_stays_and_of_what_was_cleared_nothing_is_proven() {
+    let (broker, domain) = (MemoryBroker::new(), VersionDomain::Clock);
+    let writer = channel(Losing::new(&broker, [2]), domain);
+    let reader = channel(broker.connect(), domain);
+    let users = Hydrated::builder(reader, Replica::new()).start().await.expect("starts");
+    users.caught_up().await.expect("a fence");
+    let age = Duration::from_secs(60);
+    assert!(users.get_within("a", age).await.expect("nobody wrote it").is_none());
+    for (key, number) in [("a", 1), ("b", 2), ("c", 3)] {
+        publish(&writer, key, number, domain).await;
+    }
+    let later = writer.publish("d", &"4".to_owned()).await.expect("published");
+    users.wait_for(later).await.expect("it comes");
+    repaired(users.hydration()).await;
+    users.caught_up().await.expect("a fence");
+    for (key, number) in [("c", "3"), ("d", "4")] {
+        let read = users.get_within(key, age).await.expect("proven").expect("it stayed");
+        assert_eq!(*read, number);
+    }
+    for key in ["a", "b", "nobody wrote it"] {
+        let error = users.get_within(key, age).await.expect_err("nobody can tell");
+        assert_eq!(error.kind(), ErrorKind::Unproven, "{key}: {error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

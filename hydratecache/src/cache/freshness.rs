@@ -48,7 +48,8 @@ impl Freshness {
     ///
     /// Without a source this speaks of what was accepted since the start, or since the latest gap:
     /// nobody tells the cache of older writes, one of which may be newer, by its version, than an
-    /// entry whose message was long under way.
+    /// entry whose message was long under way. Nor does it say that a key without an entry has no value: a gap
+    /// may have taken the entry along.
     ///
     /// Proofs come with every fence: with every liveness ping of the transport, on an interval
     /// ([`Hydrate::with_fence_interval`](super::Hydrate::with_fence_interval)), and with

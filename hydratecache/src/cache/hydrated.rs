@@ -185,6 +185,10 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
     /// time it had none, as far as the source says; without a source, as far as this process has
     /// heard.
     ///
+    /// Without a source nobody can tell whether a key that the cache does not have has no value, once entries were
+    /// dropped: after a gap or for a message that could not be used, or because the cache evicts, shortens
+    /// lives, or is not given every value. That is `Unproven`.
+    ///
     /// If the latest proof is older, a fence is asked for, shared by all who wait: one round trip
     /// to the broker. Where no fence can prove it, as in an outage, the source is asked.
     ///
@@ -220,7 +224,12 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
                 if is_within(read.freshness(), age) { Ok(Some(read)) } else { Err(took_long(age)) }
             }
             _ if self.shared.loader.has_source() => self.load_within(&key, age).await,
-            _ => Ok(None),
+            _ if self.knows_what_is_absent() => Ok(None),
+            _ => Err(Error::new(
+                ErrorKind::Unproven,
+                "the cache does not have the key, but it drops entries, or had to, and there is no source to \
+                 ask instead; give it one, or read without a bound",
+            )),
         }
     }
 
@@ -355,6 +364,12 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Hydrated<T, C> {
         if let Ok(key) = Key::new(key) {
             self.shared.loader.refresh(&key);
         }
+    }
+
+    /// Whether what the cache does not have is what nobody wrote, as far as this process has heard.
+    fn knows_what_is_absent(&self) -> bool {
+        let hydration = &self.shared.hydration;
+        hydration.keeps_all && !hydration.status.borrow().has_holes
     }
 
     /// Whether the source was lately found not to have `key`, where that may be relied on.

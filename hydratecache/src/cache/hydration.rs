@@ -24,6 +24,8 @@ use crate::{Error, ErrorKind, Key, Result, Token};
 pub struct Hydration<T> {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) can_reload: bool,
+    /// The cache keeps every entry that it is given, to its end.
+    pub(super) keeps_all: bool,
     pub(super) fences: Fences,
     pub(super) gauge: Arc<Gauge>,
     pub(super) witness: Witness,

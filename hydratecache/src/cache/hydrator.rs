@@ -79,6 +79,8 @@ pub(super) struct Hydrator<T, C> {
     dropped: u64,
     /// How many gaps there were.
     epoch: u32,
+    /// Keys whose entries came, in order, behind what is missing: a clear spares them.
+    news: Option<HashSet<Key, foldhash::fast::RandomState>>,
     /// Everything that was missing has come, and what it asked to be loaded was asked for before this.
     repaired_at: Option<Mark>,
     /// Other replicas, if they are to be asked.
@@ -141,7 +143,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let fence_interval = settings.fence_interval;
         let can_reload = settings.source.is_some() || settings.mode == Mode::Invalidate;
         let kept_beyond_end = settings.kept_beyond_end;
-        let is_whole =
+        let keeps_all =
             settings.mode == Mode::Hydrate && !cache.evicts() && settings.max_ttl.is_none();
         let desk = settings.source.clone().map(|source| verifier::Desk {
             system: channel.system(),
@@ -152,7 +154,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             hydrator: sender.clone(),
             status: watched.clone(),
             counters: counters.clone(),
-            is_whole,
+            is_whole: keeps_all,
             kept_beyond_end,
         });
         let witness =
@@ -181,6 +183,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             is_scanning: false,
             dropped: 0,
             epoch: 0,
+            news: None,
             repaired_at: None,
             reload_at: reads_first.then_some(now),
             settled_at: Some(now + SETTLING),
@@ -214,6 +217,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         Hydration {
             transport,
             can_reload,
+            keeps_all,
             fences,
             gauge,
             witness,
@@ -373,6 +377,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.counters.gaps.increment();
         self.counters.missed.add(gap.exact().unwrap_or(0));
         self.epoch = self.epoch.saturating_add(1).min(u32::MAX - 1);
+        self.news = None;
         self.change(|status| status.shaken += 1);
         if let Gap::Known(Positions { origin, first, last }) = gap {
             self.counted(Position { origin, sequence: last });
@@ -397,9 +402,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             self.lost([positions]);
         }
         match action {
-            GapAction::Reload if self.settings.source.is_some() => self.repair_soon(),
             // An empty cache holds nothing stale; how fresh what comes is, the next fence proves.
-            GapAction::Reload | GapAction::Clear => {
+            _ if self.clears(action) => {
                 self.reload_at = None;
                 self.drop_all().await;
                 self.dropped += 1;
@@ -409,6 +413,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                     status.repaired();
                 });
             }
+            GapAction::Reload | GapAction::Clear => self.repair_soon(),
             GapAction::Suspect => self.change(|status| status.suspect(now)),
             GapAction::Ignore => self.change(|status| status.is_unproven = true),
         }
@@ -534,6 +539,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 let is_stored = self.cache.put(key, entry).await;
                 if is_stored {
                     self.ledger.stored(key);
+                    self.note_news(key, message);
                     if may_be_gone {
                         self.claim(key);
                     }

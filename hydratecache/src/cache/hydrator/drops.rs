@@ -3,8 +3,8 @@
 use tokio::time::Instant;
 
 use super::Hydrator;
-use crate::cache::LocalCache;
-use crate::{Key, Version};
+use crate::cache::{GapAction, LocalCache};
+use crate::{Key, Message, Version};
 
 impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     /// A message could not be used: what the cache holds for its key is known to be old.
@@ -41,17 +41,40 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.cache.remove(key, None).await;
     }
 
-    /// Drops all entries, because nobody knows which of them are still right. They may come back,
-    /// and nothing older.
+    /// Whether that drops what the cache has, for want of a source.
+    pub(super) fn clears(&self, action: GapAction) -> bool {
+        action == GapAction::Clear || action == GapAction::Reload && self.settings.source.is_none()
+    }
+
+    /// The entry of `key` came with `message`. One that came late may be older than something else that is
+    /// missing still.
+    pub(super) fn note_news(&mut self, key: &Key, message: &Message) {
+        let Some(news) = &mut self.news else { return };
+        if message.position().is_none_or(|position| self.progress.has(position)) {
+            news.remove(key);
+        } else {
+            news.insert(key.clone());
+        }
+    }
+
+    /// Drops all entries but the news, because nobody knows which of them are still right. They may come
+    /// back, and nothing older.
     pub(super) async fn drop_all(&mut self) {
         self.counters.cleared.increment();
-        let keys = self.cache.keys();
+        let news = self.news.take().unwrap_or_default();
+        let mut keys = self.cache.keys();
+        keys.retain(|key| !news.contains(key));
         self.ledger.make_room_for(keys.len());
-        for key in keys {
-            if let Some(version) = self.cache.version(&key).await {
-                self.ledger.put(&key, version, Instant::now());
+        for key in &keys {
+            if let Some(version) = self.cache.version(key).await {
+                self.ledger.put(key, version, Instant::now());
             }
         }
-        self.cache.clear(None).await;
+        if news.is_empty() {
+            return self.cache.clear(None).await;
+        }
+        for key in &keys {
+            self.cache.remove(key, None).await;
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Repair by replay: the publisher of what was lost is asked for it, and what comes late is applied.
 
+use std::collections::HashSet;
 use std::future::pending;
 
 use tokio::time::{Instant, sleep_until};
@@ -27,14 +28,15 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         };
         // What the broker keeps it brings itself; and the source, if it is to be read, brings all.
         let is_helped = self.channel.transport.limits().durable || self.reload_at.is_some();
-        let now = Instant::now();
-        let chance = fastrand::f64();
-        if is_helped
-            || self.settings.action(gap) == GapAction::Ignore
-            || !self.repair.missed(positions, now, chance)
-        {
+        if is_helped {
             return false;
         }
+        let action = self.settings.action(gap);
+        let now = Instant::now();
+        if action == GapAction::Ignore || !self.repair.missed(positions, now, fastrand::f64()) {
+            return false;
+        }
+        self.news = self.clears(action).then(HashSet::default);
         self.change(|status| status.missing_since = status.missing_since.or(Some(now)));
         true
     }
@@ -234,6 +236,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     pub(super) fn forget_missing(&mut self) {
         self.repair.forget();
         self.repaired_at = None;
+        self.news = None;
         if self.status.borrow().missing_since.is_some() {
             self.change(|status| status.missing_since = None);
         }
