@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::{Either, select};
 use hydratecache::{Error, ErrorKind, Result};
+use tokio::task::coop::unconstrained;
 use tokio::time::timeout;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config as PgConfig, Notification, Socket};
@@ -160,12 +162,9 @@ impl Connection {
 
     /// What has come already.
     pub(crate) fn try_notification(&mut self) -> Option<Notification> {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        // Whoever waits next sets a waker of its own.
-        match self.poll_notification(&mut cx) {
-            Poll::Ready(Ok(notification)) => Some(notification),
-            Poll::Ready(Err(_)) | Poll::Pending => None,
-        }
+        // Tokio's budget would hide it from a task that has done much in its turn. Whoever waits next sets a waker
+        // of its own.
+        unconstrained(self.notification()).now_or_never()?.ok()
     }
 
     fn poll_notification(&mut self, cx: &mut Context<'_>) -> Poll<Result<Notification>> {
