@@ -37,6 +37,11 @@ chapters! { index transports freshness publishing moka versions operating testin
 #[doc = include_str!("../../OBSERVABILITY.md")]
 pub mod observability {}
 
+/// The project's page. Its program is run by the tests of examples/, which start a broker for it.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub mod readme {}
+
 /// The blocks of code in this language, chapter by chapter.
 #[must_use]
 pub fn blocks(language: &str) -> Vec<String> {
@@ -50,6 +55,12 @@ pub fn blocks(language: &str) -> Vec<String> {
 #[must_use]
 pub fn blocks_of(chapter: &str, language: &str) -> Vec<String> {
     let (_, text) = CHAPTERS.iter().find(|(name, _)| *name == chapter).expect("a chapter");
+    blocks_in(text, language)
+}
+
+/// The blocks of code of a page in this language.
+#[must_use]
+pub fn blocks_in(text: &str, language: &str) -> Vec<String> {
     let (mut blocks, mut block) = (Vec::new(), None::<String>);
     for line in text.lines() {
         match (line.strip_prefix("```"), &mut block) {

@@ -13,9 +13,9 @@ const REPOSITORY: &str = "https://github.com/hydratecache/hydratecache/blob/main
 /// Where links to a crate's documentation lead.
 const CRATES: &str = "https://docs.rs/";
 
-/// What tests compile or run: Rust as documentation tests, SQL in `tests/statements.rs`, shell commands in
-/// `hydratecache-cli/tests/pages.rs`. Text is read by people only.
-const LANGUAGES: [&str; 4] = ["rust", "sql", "sh", "text"];
+/// What tests compile, run or compare: Rust as documentation tests, SQL in `tests/statements.rs`, dependencies in
+/// `tests/dependencies.rs`, shell commands in `hydratecache-cli/tests/pages.rs`. Text is read by people only.
+const LANGUAGES: [&str; 5] = ["rust", "sql", "toml", "sh", "text"];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
