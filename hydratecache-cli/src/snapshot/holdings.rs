@@ -175,8 +175,9 @@ impl Holdings {
             );
         }
         anyhow::anyhow!(
-            "no replica of topic {topic} sent a copy within {wait:?}. A replica does that if its hydration has a \
-             WarmStart, it has nothing to suspect, and its codec is the one that --codec names"
+            "no replica of topic {topic} sent a copy within {wait:?}. One does that if its cache is a `Replica` (one \
+             of moka may evict, and is no copy), its hydration has a WarmStart, it has nothing to suspect, and its \
+             codec is the one that --codec names"
         )
     }
 }
