@@ -1,4 +1,6 @@
 #![doc = include_str!("../README.md")]
+//!
+//! [`UnknownOutcome`]: hydratecache::ErrorKind::UnknownOutcome
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod blocking;

@@ -1,4 +1,14 @@
 #![doc = include_str!("../README.md")]
+//!
+//! [`Entry::is_expired`]: hydratecache::cache::Entry::is_expired
+//! [`Entry`]: hydratecache::cache::Entry
+//! [`Hydrated`]: hydratecache::Hydrated
+//! [`Key`]: hydratecache::Key
+//! [`Mode::Hydrate`]: hydratecache::cache::Mode
+//! [`Mode::UpdateIfPresent`]: hydratecache::cache::Mode
+//! [`Replica`]: hydratecache::cache::Replica
+//! [`WarmStart`]: hydratecache::cache::WarmStart
+//! [`with_tombstones`]: hydratecache::cache::Hydrate::with_tombstones
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod cache;

@@ -1,4 +1,10 @@
 #![doc = include_str!("../README.md")]
+//!
+//! [`Disrupted`]: hydratecache::Signal::Disrupted
+//! [`Gap::Unknown`]: hydratecache::Gap
+//! [`Live`]: hydratecache::Signal::Live
+//! [`Unavailable`]: hydratecache::ErrorKind::Unavailable
+//! [`UnknownOutcome`]: hydratecache::ErrorKind::UnknownOutcome
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod config;

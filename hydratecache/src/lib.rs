@@ -1,4 +1,10 @@
 #![doc = include_str!("../README.md")]
+//!
+//! [`Channel<T>`]: Channel
+//! [`LocalCache`]: cache::LocalCache
+//! [`Replica`]: cache::Replica
+//! [`Source`]: cache::Source
+//! [`with_replay_bytes`]: channel::ChannelBuilder::with_replay_bytes
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod cache;
