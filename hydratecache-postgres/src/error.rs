@@ -45,7 +45,8 @@ pub(crate) fn from_postgres(attempt: Attempt, address: &str, error: &PgError) ->
     match error.as_db_error().and_then(DbError::hint) {
         Some(hint) => Error::new(kind, format!("{tried} PostgreSQL at {address}: {what}; {hint}")),
         None => {
-            Error::new(kind, format!("{tried} PostgreSQL at {address}: {what}; {}", advice(kind)))
+            let advice = if lacks_password(error) { PASSWORD_ADVICE } else { advice(kind) };
+            Error::new(kind, format!("{tried} PostgreSQL at {address}: {what}; {advice}"))
         }
     }
 }
@@ -81,8 +82,26 @@ fn kind(attempt: Attempt, error: &PgError) -> ErrorKind {
     match error.code() {
         Some(code) => kind_of_answer(attempt, code),
         None if attempt == Attempt::Publish => ErrorKind::UnknownOutcome,
-        None => ErrorKind::Unavailable,
+        None => kind_of_drivers(error),
     }
+}
+
+/// The driver tells its own errors apart by their texts only.
+fn kind_of_drivers(error: &PgError) -> ErrorKind {
+    match error.to_string().as_str() {
+        _ if lacks_password(error) => ErrorKind::Denied,
+        "authentication error" => ErrorKind::Denied,
+        "invalid configuration" => ErrorKind::InvalidInput,
+        _ => ErrorKind::Unavailable,
+    }
+}
+
+const PASSWORD_ADVICE: &str = "the server asks for one; put it into the URL";
+
+/// Whether the server asks for a password and the settings have none.
+fn lacks_password(error: &PgError) -> bool {
+    let cause = std::error::Error::source(error);
+    cause.is_some_and(|cause| cause.to_string() == "password missing")
 }
 
 fn kind_of_answer(attempt: Attempt, code: &SqlState) -> ErrorKind {
@@ -118,5 +137,37 @@ fn kind_of_ours(code: &str) -> ErrorKind {
         "HC015" => ErrorKind::Denied,
         _ if code.starts_with("HC") => ErrorKind::InvalidInput,
         _ => ErrorKind::Broker,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio_postgres::{Config, NoTls};
+
+    use super::*;
+
+    /// What becomes of a connection to a server that answers with `answer`.
+    async fn failed(answer: &[u8]) -> Error {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        theirs.write_all(answer).await.expect("it has room");
+        let connected = Config::new().user("ada").connect_raw(ours, NoTls).await;
+        from_postgres(Attempt::Connect, "h:1", &connected.err().expect("no connection"))
+    }
+
+    #[tokio::test]
+    async fn a_server_that_asks_for_a_password_that_nobody_gave_denies_it() {
+        let error = failed(b"R\0\0\0\x08\0\0\0\x03").await;
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        assert!(error.to_string().ends_with(PASSWORD_ADVICE), "{error}");
+        let unknown_method = failed(b"R\0\0\0\x08\0\0\0\x02").await;
+        assert_eq!(unknown_method.kind(), ErrorKind::Denied, "{unknown_method}");
+    }
+
+    #[tokio::test]
+    async fn settings_that_name_no_host_are_wrong_input() {
+        let error = Config::new().user("ada").connect(NoTls).await.err().expect("no connection");
+        let error = from_postgres(Attempt::Connect, "", &error);
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     }
 }

@@ -12,7 +12,7 @@ use hydratecache::{Error, ErrorKind, Result};
 use tokio::time::{sleep, timeout};
 
 use crate::config::RedisConfig;
-use crate::error::{Attempt, from_fred};
+use crate::error::{Attempt, from_fred, said};
 
 /// A connected client whose connection ends when this is dropped.
 pub(crate) struct Connection {
@@ -134,7 +134,7 @@ impl Connection {
         };
         match (&mut self.handle).await {
             Ok(Ok(())) => lost("the server closed it"),
-            Ok(Err(error)) => lost(error.details()),
+            Ok(Err(error)) => lost(&said(&error)),
             Err(_) => lost("its task ended"),
         }
     }
