@@ -10,6 +10,9 @@ use super::deadline::Deadline;
 use crate::count::{Labels, States};
 
 /// How fresh a hydrated cache is, or was when it was read.
+///
+/// Shown, it is for people: `live, proven within 74 ms`. What it says changes with time, as
+/// [`Freshness::proven_within`] does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Freshness {
     state: State,
@@ -17,6 +20,8 @@ pub struct Freshness {
 }
 
 /// Whether reads of a hydrated cache can be trusted.
+///
+/// Shown, it is for people: `live`, or `suspect for 1.3 s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum State {
@@ -65,6 +70,38 @@ impl Freshness {
     #[must_use]
     pub fn proven_at(self) -> Option<Instant> {
         self.proven_at
+    }
+}
+
+impl fmt::Display for Freshness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.proven_within() {
+            Some(bound) => write!(f, "{}, proven within {}", self.state, Shown(bound)),
+            None => write!(f, "{}, nothing proven yet", self.state),
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Warming => f.write_str("warming"),
+            Self::Live => f.write_str("live"),
+            Self::Suspect(since) => write!(f, "suspect for {}", Shown(since.elapsed())),
+            Self::Stopped => f.write_str("stopped"),
+        }
+    }
+}
+
+/// A time span, for people: `74 ms`, `1.3 s`.
+struct Shown(Duration);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_millis() {
+            millis @ ..1000 => write!(f, "{millis} ms"),
+            _ => write!(f, "{:.1} s", self.0.as_secs_f64()),
+        }
     }
 }
 
@@ -193,6 +230,19 @@ mod tests {
         gauge.show(State::Live, Some(now));
         gauge.stop();
         assert_eq!(gauge.sample().freshness().state(), State::Stopped);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn freshness_is_shown_for_people() {
+        let (began, late) = (Instant::now(), Duration::from_millis(74));
+        tokio::time::advance(late).await;
+        let shown = |state, proven_at| Freshness { state, proven_at }.to_string();
+        assert_eq!(shown(State::Live, Some(began)), "live, proven within 74 ms");
+        assert_eq!(shown(State::Warming, None), "warming, nothing proven yet");
+        tokio::time::advance(Duration::from_millis(1250)).await;
+        let suspect = State::Suspect(began + late);
+        assert_eq!(shown(suspect, Some(began)), "suspect for 1.2 s, proven within 1.3 s");
+        assert_eq!(State::Stopped.to_string(), "stopped");
     }
 
     #[test]
