@@ -1,6 +1,9 @@
 # Everything that a developer and CI do. `make help` lists it.
 
 TRANSPORT ?= memory
+TRANSPORTS := memory redis nats postgres kafka
+# Before anything is built, which takes minutes.
+CHECK_TRANSPORT = $(if $(filter $(TRANSPORTS),$(TRANSPORT)),,$(error TRANSPORT=$(TRANSPORT) is none of $(TRANSPORTS)))
 SERVICES := scripts/services.sh
 # In-process the demo builds no C code, so the brokers' clients and their TLS stay out.
 DEMO_FEATURES := $(if $(filter memory,$(TRANSPORT)),--no-default-features,$(if $(filter kafka,$(TRANSPORT)),--features kafka,))
@@ -20,13 +23,15 @@ help: ## Lists these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
 
 demo: ## Shows a fleet converge (TRANSPORT=memory, redis, nats, postgres or kafka)
+	$(CHECK_TRANSPORT)cargo build --release -p hydratecache-cli $(DEMO_FEATURES)
 	cargo run --quiet --release -p hydratecache-cli $(DEMO_FEATURES) -- demo --transport $(TRANSPORT)
 
 page: ## Shows a fleet on a page in the browser, to cut, slow and kill (TRANSPORT as for demo)
+	$(CHECK_TRANSPORT)cargo build --release -p hydratecache-cli $(PAGE_FEATURES)
 	cargo run --quiet --release -p hydratecache-cli $(PAGE_FEATURES) -- demo --page --transport $(TRANSPORT)
 
 example: ## Runs one of the programs in examples/, with the broker that it needs (EXAMPLE=axum-moka)
-	scripts/example.sh $(or $(EXAMPLE),axum-moka)
+	$(if $(filter command,$(origin TRANSPORT)),$(error each example has a broker of its own: make example EXAMPLE=axum-moka))scripts/example.sh $(or $(EXAMPLE),axum-moka)
 
 test: ## Starts what it needs and runs every test
 	$(SERVICES) install redis nats postgres kafka

@@ -15,7 +15,7 @@ case ${1-} in
     ;;
 esac
 
-cargo build --quiet --package "$1"
+cargo build --package "$1"
 if [ -n "$broker" ] && [ -z "${!variable-}" ]; then
   instance=example-$$
   trap 'scripts/services.sh down "$broker" --instance "$instance" --wipe >/dev/null 2>&1' EXIT
