@@ -42,13 +42,13 @@ pub(crate) fn from_postgres(attempt: Attempt, address: &str, error: &PgError) ->
         None => chain(error),
     };
     let tried = attempt.text();
-    match error.as_db_error().and_then(DbError::hint) {
-        Some(hint) => Error::new(kind, format!("{tried} PostgreSQL at {address}: {what}; {hint}")),
-        None => {
-            let advice = if lacks_password(error) { PASSWORD_ADVICE } else { advice(kind) };
-            Error::new(kind, format!("{tried} PostgreSQL at {address}: {what}; {advice}"))
-        }
-    }
+    let hint = error.as_db_error().and_then(DbError::hint);
+    let advice = match hint {
+        Some(hint) => hint,
+        None if lacks_password(error) => PASSWORD_ADVICE,
+        None => advice(kind),
+    };
+    Error::new(kind, format!("{tried} PostgreSQL at {address}: {what}; {advice}"))
 }
 
 /// The server's words and its code. Details are left out: they can quote a row.
