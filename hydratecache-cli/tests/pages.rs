@@ -13,9 +13,9 @@ use futures::future::{BoxFuture, ready};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use hydratecache::cache::{Loaded, Replica, Source, SourceError, WarmStart};
-use hydratecache::{Channel, Hydrated, Key};
+use hydratecache::{Channel, Hydrated, Key, VersionDomain};
 use hydratecache_redis::RedisTransport;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 use support::{Broker, Following, Kind, broker, command, within};
 
 /// A command ends by limits of its own. The longest are those of `snapshot --against`, which looks twice for up to 30 s,
@@ -24,6 +24,13 @@ const LIMIT: Duration = Duration::from_secs(30 + 10 + 30 + 50);
 
 /// What pages write for the user's own Redis.
 const REDIS: &str = "redis://localhost:6379";
+
+/// What the README's program keeps.
+#[derive(Serialize, Deserialize)]
+struct User {
+    name: String,
+    version: u64,
+}
 
 /// A line of a block of shell commands.
 struct Line {
@@ -93,9 +100,10 @@ fn words(line: &str) -> Vec<String> {
 async fn every_command_of_every_page_does_what_it_says() {
     let redis = broker(Kind::Redis).await;
     let folder = tempfile::tempdir().expect("a folder");
-    let users = "{\"key\": \"user:1\", \"value\": {\"name\": \"Ada\"}}\n";
+    let users =
+        "{\"key\": \"user:1\", \"value\": {\"name\": \"Ada\", \"version\": 12}, \"version\": 12}\n";
     fs::write(folder.path().join("users.jsonl"), users).expect("written");
-    let _replica = replica(&redis).await;
+    let replica = replica(&redis).await;
     let mut run = 0;
     for line in lines() {
         let [program, arguments @ ..] = line.words.as_slice() else { continue };
@@ -113,12 +121,28 @@ async fn every_command_of_every_page_does_what_it_says() {
         }
     }
     assert!(run > 10, "the pages have commands");
+    within(LIMIT, replica.hydration().caught_up()).await.expect("all has come");
+    let stats = replica.stats();
+    assert_eq!(stats.rejected, 0, "a command does not go with the README's program: {stats:?}");
 }
 
-/// A live replica of the topic in the pages, of which commands may take a copy.
-async fn replica(redis: &Broker) -> Hydrated<Value, Replica<Value>> {
+#[test]
+fn a_transport_that_is_none_is_refused_before_anything_is_built() {
+    for target in ["demo", "page"] {
+        let mut make = std::process::Command::new("make");
+        make.args(["--dry-run", target, "TRANSPORT=pigeon"]).current_dir(repository());
+        let ended = make.output().expect("it runs");
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert!(stderr.contains("TRANSPORT=pigeon is none of memory redis"), "{stderr}");
+        assert!(ended.stdout.is_empty(), "{ended:?}");
+    }
+}
+
+/// A live replica of the topic in the pages, built as the README's, of which commands may take a copy.
+async fn replica(redis: &Broker) -> Hydrated<User, Replica<User>> {
     let transport = RedisTransport::connect(redis.url()).await.expect("connects");
-    let users = Channel::new(transport, "users").expect("legal");
+    let users = Channel::builder(transport, "users").with_versions(VersionDomain::Caller);
+    let users = users.build().expect("legal");
     let replica = Hydrated::builder(users, Replica::new()).source(Empty);
     let replica = replica.with_warm_start(WarmStart::new()).start().await.expect("starts");
     within(LIMIT, replica.ready()).await.expect("filled");
@@ -128,12 +152,12 @@ async fn replica(redis: &Broker) -> Hydrated<Value, Replica<Value>> {
 /// A source without rows.
 struct Empty;
 
-impl Source<Value> for Empty {
-    fn load(&self, _: Key) -> BoxFuture<'_, Result<Option<Loaded<Value>>, SourceError>> {
+impl Source<User> for Empty {
+    fn load(&self, _: Key) -> BoxFuture<'_, Result<Option<Loaded<User>>, SourceError>> {
         ready(Ok(None)).boxed()
     }
 
-    fn scan(&self) -> BoxStream<'_, Result<(Key, Loaded<Value>), SourceError>> {
+    fn scan(&self) -> BoxStream<'_, Result<(Key, Loaded<User>), SourceError>> {
         stream::empty().boxed()
     }
 }
