@@ -9,7 +9,6 @@ mod ours;
 mod raw;
 mod report;
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,8 @@ use anyhow::Context;
 use clap::error::ErrorKind as UsageError;
 use tokio::time::timeout;
 
-use crate::transport::{Access, Broker, BrokerUrl, Purpose, usage};
+use crate::output;
+use crate::transport::{Access, Broker, BrokerUrl, Purpose, url_help, usage};
 use crate::ttl::duration;
 use measure::{Bodies, Client, Plan};
 use report::{Measured, Settings};
@@ -33,8 +33,12 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The broker: redis://, rediss://, nats://, tls:// (NATS), postgres:// or kafka://
-    #[arg(env = "HYDRATECACHE_TRANSPORT", value_name = "URL", hide_env_values = true)]
+    #[arg(
+        env = "HYDRATECACHE_TRANSPORT",
+        value_name = "URL",
+        hide_env_values = true,
+        help = url_help()
+    )]
     url: BrokerUrl,
     #[command(flatten)]
     access: Access,
@@ -72,10 +76,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     } else {
         report::text(&settings, &measured)
     };
-    match std::io::stdout().write_all(shown.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    output::write(shown.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What will be done to the broker.

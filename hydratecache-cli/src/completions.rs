@@ -1,13 +1,11 @@
 //! `hydratecache completions`: what a shell needs to complete commands and options.
 
-use std::io;
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use crate::Cli;
+use crate::{Cli, output};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -20,11 +18,8 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut Cli::command(), "hydratecache", &mut script);
-    match io::stdout().write_all(&script) {
-        // Whoever reads has enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        written => Ok(written.map(|()| ExitCode::SUCCESS)?),
-    }
+    output::write(&script)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

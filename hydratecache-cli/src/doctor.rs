@@ -14,14 +14,14 @@ mod postgres;
 mod redis;
 mod trial;
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind as UsageError;
 use hydratecache::Topic;
 
-use crate::transport::{Access, Broker, BrokerUrl, Purpose, failure, usage};
+use crate::output;
+use crate::transport::{Access, Broker, BrokerUrl, Purpose, failure, url_help, usage};
 use finding::{Finding, exit_code, show};
 
 /// How long one question to the broker may take.
@@ -33,8 +33,12 @@ const OWN_TOPIC: &str = "hydratecache.doctor";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The broker: redis://, rediss://, nats://, tls:// (NATS), postgres:// or kafka://
-    #[arg(env = "HYDRATECACHE_TRANSPORT", value_name = "URL", hide_env_values = true)]
+    #[arg(
+        env = "HYDRATECACHE_TRANSPORT",
+        value_name = "URL",
+        hide_env_values = true,
+        help = url_help()
+    )]
     url: BrokerUrl,
     #[command(flatten)]
     access: Access,
@@ -50,24 +54,21 @@ pub(crate) struct Arguments {
 /// Tries the broker, asks it of itself, and says what was found.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let broker = arguments.url.known_broker()?;
+    let connecting = arguments.access.prepare(&arguments.url, Purpose::Follow)?;
     if broker == Broker::Kafka && arguments.topic.is_none() {
         let what = "a Kafka topic has settings of its own, so name one that is in use with --topic";
         return Err(usage(UsageError::MissingRequiredArgument, what));
     }
-    arguments.access.check(broker, Purpose::Follow)?;
     let topic = Topic::new(arguments.topic.as_deref().unwrap_or(OWN_TOPIC)).map_err(failure)?;
     let mut findings: Vec<Finding> =
         trial::encryption(&arguments.url, broker).into_iter().collect();
-    let is_connected = trial::run(&arguments, &topic, &mut findings).await;
+    let is_connected = trial::run(connecting, &topic, &mut findings).await;
     let told = inspect(broker, &arguments, &topic).await;
     // Why nothing is read from a broker that cannot be connected to, the trial has said.
     findings.extend(told.into_iter().filter(|finding| is_connected || !finding.is_unread()));
-    let mut output = String::new();
-    show(&mut output, &findings, arguments.json);
-    match std::io::stdout().write_all(output.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
-        _ => (),
-    }
+    let mut report = String::new();
+    show(&mut report, &findings, arguments.json);
+    output::write(report.as_bytes())?;
     Ok(exit_code(&findings))
 }
 

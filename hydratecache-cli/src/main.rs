@@ -8,10 +8,12 @@ mod completions;
 mod demo;
 #[cfg(feature = "broker")]
 mod doctor;
+mod environment;
 #[cfg(feature = "broker")]
 mod lines;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod output;
 #[cfg(feature = "broker")]
 mod payload;
 #[cfg(feature = "broker")]
@@ -29,7 +31,7 @@ mod ttl;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 const EXIT_CODES: &str = "Exit codes:
   0    done; for `demo`: every replica converged and nothing was lost silently
@@ -39,17 +41,26 @@ const EXIT_CODES: &str = "Exit codes:
   2    wrong usage
   3    it could not be done, for instance because the broker cannot be reached; stderr says why
   4    `doctor`: it works, with warnings
-  130  interrupted; `tail` and `demo --page` end with 0 then, because that is how they end";
+  130  interrupted, or `demo` before its check by a closed output; `tail` and `demo --page` end with 0 then, because that is how they end";
 
 /// Keeps local caches warm across a fleet, and never loses a message silently.
 ///
 /// Every option can be given as the environment variable that its help names. A URL with a password
 /// belongs there: arguments are for all users of the machine to see.
 #[derive(Debug, Parser)]
-#[command(name = "hydratecache", version, about, after_help = EXIT_CODES)]
+#[command(name = "hydratecache", version, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+}
+
+impl Cli {
+    fn read() -> Result<Self, clap::Error> {
+        let mut command = environment::read_by(Self::command());
+        let matches = command.try_get_matches_from_mut(std::env::args_os());
+        let read = matches.and_then(|matches| Self::from_arg_matches(&matches));
+        read.map_err(|error| environment::explained(error.format(&mut command)))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -100,7 +111,8 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    run(Cli::parse().command).await.unwrap_or_else(|error| match error.downcast::<clap::Error>() {
+    let command = Cli::read().unwrap_or_else(|usage| usage.exit()).command;
+    run(command).await.unwrap_or_else(|error| match error.downcast::<clap::Error>() {
         Ok(usage) => usage.exit(),
         Err(error) => {
             // It may repeat what a broker said.
@@ -133,6 +145,14 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "broker")]
         Command::DemoReplica(arguments) => until_interrupted(demo::run_replica(arguments)).await,
     }
+}
+
+/// That a broker's client is missing, and how it comes.
+fn not_built_in(broker: &str, feature: &str) -> String {
+    format!(
+        "this command was built without {broker}; build it with the feature that brings it: \
+         cargo install hydratecache-cli --features {feature}"
+    )
 }
 
 /// Runs a command that Ctrl-C breaks off.

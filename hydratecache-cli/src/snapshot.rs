@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::sleep;
 
+use crate::output;
 use crate::text::escaped;
 use crate::transport::Way;
 use crate::ttl::duration;
@@ -96,13 +97,10 @@ fn json(shown: &impl Serialize) -> anyhow::Result<String> {
 }
 
 /// Prints lines up to where nobody reads them any more, as with `head`.
-fn print(mut lines: impl Iterator<Item = String>) -> io::Result<()> {
-    let mut output = BufWriter::new(io::stdout().lock());
-    let printed = lines.try_for_each(|line| writeln!(output, "{line}"));
-    match printed.and_then(|()| output.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        printed => printed,
-    }
+fn print(mut lines: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    let printed = lines.try_for_each(|line| writeln!(stdout, "{line}"));
+    output::written(printed.and_then(|()| stdout.flush())).map(drop)
 }
 
 async fn look(arguments: &Arguments, source: &Opened) -> anyhow::Result<Comparison> {

@@ -3,8 +3,6 @@
 mod counts;
 mod line;
 
-use std::io;
-use std::io::Write;
 use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -18,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::output::{self, Reader};
 use crate::transport::{Purpose, Way, failure};
 use counts::Counts;
 use line::{Event, Format, Shown};
@@ -54,7 +53,7 @@ pub(crate) struct Arguments {
     #[arg(long, env = "HYDRATECACHE_TAIL_REQUESTS")]
     requests: bool,
     /// Begin with what the broker still keeps (Kafka)
-    #[arg(long, env = "HYDRATECACHE_TAIL_FROM_BEGINNING")]
+    #[arg(long, env = "HYDRATECACHE_TAIL_FROM_BEGINNING", hide = !cfg!(feature = "kafka"))]
     from_beginning: bool,
 }
 
@@ -332,10 +331,8 @@ impl Tail {
 
 /// Writes to the output; [`Next::End`] if nobody reads it any more.
 fn write_all(bytes: &[u8]) -> anyhow::Result<Next> {
-    let mut output = io::stdout().lock();
-    match output.write_all(bytes).and_then(|()| output.flush()) {
-        Ok(()) => Ok(Next::Follow),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Next::End),
-        Err(error) => Err(anyhow::Error::from(error).context("writing to the output")),
-    }
+    Ok(match output::write(bytes)? {
+        Reader::Reads => Next::Follow,
+        Reader::Gone => Next::End,
+    })
 }

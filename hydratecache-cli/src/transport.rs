@@ -9,9 +9,24 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use clap::error::ErrorKind as UsageError;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use hydratecache::{Error, ErrorKind, Transport};
 
+use crate::not_built_in;
 use crate::text::escaped;
+
+/// What URLs begin with.
+const FORMS: &str = if cfg!(feature = "kafka") {
+    "redis://, rediss://, nats://, tls:// (NATS), postgres:// or kafka://"
+} else {
+    "redis://, rediss://, nats://, tls:// (NATS) or postgres://"
+};
+
+/// The help of a URL.
+pub(crate) fn url_help() -> String {
+    format!("The broker: {FORMS}")
+}
 
 /// The URL of a broker. Shown, it is its scheme only.
 #[derive(Clone)]
@@ -37,16 +52,21 @@ pub(crate) struct Access {
     #[arg(long, env = "HYDRATECACHE_NATS_CREDENTIALS", value_name = "FILE")]
     pub(crate) nats_credentials: Option<PathBuf>,
     /// A file with librdkafka's settings, one name=value a line, such as sasl.username
-    #[arg(long, env = "HYDRATECACHE_KAFKA_CONFIG", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "HYDRATECACHE_KAFKA_CONFIG",
+        value_name = "FILE",
+        hide = !cfg!(feature = "kafka")
+    )]
     pub(crate) kafka_config: Option<PathBuf>,
 }
 
 /// The way to a broker, for commands that name it with an option.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Way {
-    /// The broker: redis://, rediss://, nats://, tls:// (NATS), postgres:// or kafka://
     #[arg(
         long = "transport",
+        help = url_help(),
         env = "HYDRATECACHE_TRANSPORT",
         value_name = "URL",
         hide_env_values = true
@@ -78,6 +98,9 @@ const PREFETCHED_MESSAGES: &str = "2000";
 /// second, so that a busy machine or a slow output makes no gap.
 #[cfg(feature = "kafka")]
 const FOLLOWED_BYTES: usize = 32 << 20;
+
+/// A connection that has only to be made: what was given is legal.
+pub(crate) type Connecting = BoxFuture<'static, hydratecache::Result<Arc<dyn Transport>>>;
 
 /// What a transport is wanted for. Only Kafka makes a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,9 +142,8 @@ impl BrokerUrl {
     /// # Errors
     /// What is wrong with the URL, without repeating more of it than its scheme.
     pub(crate) fn broker(&self) -> Result<Broker, String> {
-        let forms = "redis://, rediss://, nats://, tls:// (NATS), postgres:// or kafka://";
         let Some((scheme, rest)) = self.0.split_once("://") else {
-            return Err(format!("the URL has no scheme; it begins with {forms}"));
+            return Err(format!("the URL has no scheme; it begins with {FORMS}"));
         };
         let broker = match scheme {
             "redis" | "rediss" => Broker::Redis,
@@ -137,7 +159,7 @@ impl BrokerUrl {
                     }
                     _ => "an unknown scheme".to_owned(),
                 };
-                return Err(format!("the URL has {named}; it begins with {forms}"));
+                return Err(format!("the URL has {named}; it begins with {FORMS}"));
             }
         };
         if rest.is_empty() {
@@ -181,9 +203,17 @@ impl Access {
         url: &BrokerUrl,
         purpose: Purpose,
     ) -> anyhow::Result<Arc<dyn Transport>> {
+        self.prepare(url, purpose)?.await.map_err(failure)
+    }
+
+    /// All of [`Access::connect`] before anything is tried.
+    ///
+    /// # Errors
+    /// A [`clap::Error`] where the URL or an option is wrong, or its broker was not built in.
+    pub(crate) fn prepare(&self, url: &BrokerUrl, purpose: Purpose) -> anyhow::Result<Connecting> {
         let broker = url.known_broker()?;
         self.check(broker, purpose)?;
-        self.open(broker, url.expose(), purpose).await
+        self.open(broker, url.expose(), purpose)
     }
 
     /// Whether the broker was built in, and the options belong to it.
@@ -218,12 +248,7 @@ impl Access {
     }
 
     #[cfg_attr(not(feature = "kafka"), expect(unused_variables))]
-    async fn open(
-        &self,
-        broker: Broker,
-        url: &str,
-        purpose: Purpose,
-    ) -> anyhow::Result<Arc<dyn Transport>> {
+    fn open(&self, broker: Broker, url: &str, purpose: Purpose) -> anyhow::Result<Connecting> {
         match broker {
             #[cfg(feature = "redis")]
             Broker::Redis => {
@@ -231,7 +256,7 @@ impl Access {
                 if let Some(pem) = self.authorities()? {
                     config = config.with_root_certificates(&pem).map_err(failure)?;
                 }
-                Ok(Arc::new(config.connect().await.map_err(failure)?))
+                Ok(async move { config.connect().await.map(shared) }.boxed())
             }
             #[cfg(feature = "nats")]
             Broker::Nats => {
@@ -242,7 +267,7 @@ impl Access {
                 if let Some(path) = &self.nats_credentials {
                     config = config.with_credentials_file(path).map_err(failure)?;
                 }
-                Ok(Arc::new(config.connect().await.map_err(failure)?))
+                Ok(async move { config.connect().await.map(shared) }.boxed())
             }
             #[cfg(feature = "postgres")]
             Broker::Postgres => {
@@ -251,7 +276,7 @@ impl Access {
                 if let Some(pem) = self.authorities()? {
                     config = config.with_root_certificates(&pem).map_err(failure)?;
                 }
-                Ok(Arc::new(config.connect().await.map_err(failure)?))
+                Ok(async move { config.connect().await.map(shared) }.boxed())
             }
             #[cfg(feature = "kafka")]
             Broker::Kafka => {
@@ -270,7 +295,7 @@ impl Access {
                         known(config).with_queue_bytes(FOLLOWED_BYTES).with_warm_start()
                     }
                 };
-                Ok(Arc::new(config.connect().await.map_err(failure)?))
+                Ok(async move { config.connect().await.map(shared) }.boxed())
             }
             #[allow(unreachable_patterns, reason = "only if a feature is off")]
             _ => unreachable!("what is not built in was refused before"),
@@ -328,12 +353,13 @@ impl Broker {
             Self::Postgres => "postgres",
             Self::Kafka => "kafka",
         };
-        format!(
-            "this command was built without {}; build it with the feature that brings it: \
-             cargo install hydratecache-cli --features {feature}",
-            self.name()
-        )
+        not_built_in(self.name(), feature)
     }
+}
+
+/// The transport of any broker.
+fn shared(transport: impl Transport) -> Arc<dyn Transport> {
+    Arc::new(transport)
 }
 
 /// The most that a file of settings or certificates may have.

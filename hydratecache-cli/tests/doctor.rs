@@ -133,6 +133,21 @@ async fn a_redis_is_diagnosed() {
 }
 
 #[tokio::test]
+async fn what_is_wrong_before_anything_is_tried_is_wrong_usage() {
+    for (url, more, said) in [
+        ("redis://ada:hunter2@localhost:99999", &[][..], "the Redis URL"),
+        ("rediss://localhost", &["--ca-file", "/none"], "/none cannot be used"),
+        ("nats://localhost", &["--nats-credentials", "/none"], "/none"),
+        ("kafka://localhost", &["--topic", "users", "--kafka-config", "/none"], "/none"),
+    ] {
+        let told = diagnose(url, more).await;
+        assert_eq!((told.code, told.findings.len()), (Some(2), 0), "{url}: {told:#?}");
+        assert_eq!(told.stderr.matches("error: ").count(), 1, "{url}: {told:#?}");
+        assert!(told.stderr.contains(said) && !told.stderr.contains("hunter2"), "{told:#?}");
+    }
+}
+
+#[tokio::test]
 async fn a_node_of_a_redis_cluster_is_diagnosed() {
     let redis = started(Kind::Redis, &["cluster-enabled yes"]).await;
     diagnose(redis.url(), &[]).await.found("warning", "cluster", "a fence proves");

@@ -7,28 +7,29 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use hydratecache::{Error, ErrorKind, Message, Origin, Signal, Subscription, Topic, Transport};
+use hydratecache::{ErrorKind, Message, Origin, Signal, Subscription, Topic, Transport};
 use tokio::time::{Instant, timeout};
 #[cfg(feature = "postgres")]
 use tokio_postgres::config::SslMode;
 
+use super::ANSWER_LIMIT;
 use super::finding::Finding;
-use super::{ANSWER_LIMIT, Arguments};
 #[cfg(feature = "postgres")]
 use crate::client::postgres;
-use crate::transport::{Broker, BrokerUrl, Purpose};
+use crate::transport::{Broker, BrokerUrl, Connecting};
 
 /// Tries everything, up to what fails. Returns whether it could connect.
-pub(super) async fn run(arguments: &Arguments, topic: &Topic, findings: &mut Vec<Finding>) -> bool {
+pub(super) async fn run(
+    connecting: Connecting,
+    topic: &Topic,
+    findings: &mut Vec<Finding>,
+) -> bool {
     let began = Instant::now();
-    let connected = arguments.access.connect(&arguments.url, Purpose::Follow).await;
-    let transport = match connected {
+    let transport = match connecting.await {
         Ok(transport) => transport,
         Err(error) => {
-            let kind = error.downcast_ref::<Error>().map(Error::kind);
-            let says = format!("{error:#}");
-            let says = says.trim().trim_start_matches("error: ").to_owned();
-            findings.push(Finding::failure("connection", says, connection_advice(kind)));
+            let advice = connection_advice(error.kind());
+            findings.push(Finding::failure("connection", error.to_string(), advice));
             return false;
         }
     };
@@ -132,13 +133,13 @@ async fn fence(transport: &Arc<dyn Transport>) -> Finding {
     }
 }
 
-fn connection_advice(kind: Option<ErrorKind>) -> &'static str {
+fn connection_advice(kind: ErrorKind) -> &'static str {
     match kind {
-        Some(ErrorKind::Unavailable | ErrorKind::Timeout) => {
+        ErrorKind::Unavailable | ErrorKind::Timeout => {
             "see whether it runs, whether host and port are right, and whether a firewall or a \
              missing TLS is in the way"
         }
-        Some(ErrorKind::Denied) => "see whether user, password and permissions are right",
+        ErrorKind::Denied => "see whether user, password and permissions are right",
         _ => "see what the error says",
     }
 }

@@ -24,6 +24,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// Whose entries are looked at.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Holdings {
+    /// The topic whose replicas are looked at
     topic: String,
     /// Only keys that begin with this
     #[arg(

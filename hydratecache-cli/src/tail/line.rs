@@ -71,7 +71,7 @@ impl Format {
             Event::Live => output.push_str("LIVE the link is back"),
             Event::Rejected(rejection) => {
                 output.push_str("REJECTED ");
-                escape(output, &rejection.to_string());
+                escape(output, &why(rejection));
             }
         }
     }
@@ -149,7 +149,7 @@ impl Format {
             Event::Live => (),
             Event::Rejected(rejection) => {
                 output.push_str(",\"why\":");
-                quote(output, &rejection.to_string());
+                quote(output, &why(rejection));
             }
         }
         output.push('}');
@@ -212,6 +212,11 @@ impl Format {
             quote(output, &text);
         }
     }
+}
+
+/// Why a message was rejected, and whose it was, without saying once more that it was.
+fn why(rejection: &Rejection) -> String {
+    rejection.to_string().replacen("rejected a message: ", "", 1)
 }
 
 fn gap_members(output: &mut String, gap: Gap) {
@@ -398,7 +403,7 @@ mod tests {
             (Event::Gap(Gap::Unknown), "GAP messages may", "\"type\":\"gap\""),
             (Event::Disrupted(&why), "DISRUPTED broker unavailable", "\"type\":\"disrupted\""),
             (Event::Live, "LIVE", "\"type\":\"live\""),
-            (Event::Rejected(&rejection), "REJECTED ", "\"type\":\"rejected\""),
+            (Event::Rejected(&rejection), "REJECTED it is not an", "\"type\":\"rejected\""),
         ] {
             assert!(line(false, &event).contains(words), "{}", line(false, &event));
             let object = line(true, &event);
