@@ -5,7 +5,6 @@ mod orders;
 mod progress;
 
 use std::fmt;
-use std::io::Write;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::process::ExitCode;
@@ -13,16 +12,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::error::ErrorKind as UsageError;
-use futures::future::{BoxFuture, maybe_done};
+use futures::future::{BoxFuture, maybe_done, ready};
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, StreamExt};
 use hydratecache::channel::ChannelBuilder;
 use hydratecache::codec::Codec;
-use hydratecache::{Channel, ContentType, ErrorKind, Publish, Receipt, Token, Ttl, VersionDomain};
+use hydratecache::{
+    Channel, ContentType, Error, ErrorKind, Key, Publish, Receipt, Token, Ttl, VersionDomain,
+};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, timeout};
 
 use crate::lines::Input;
+use crate::output;
 use crate::text::escaped;
 use crate::transport::{Purpose, Way, failure, usage};
 use crate::ttl::duration;
@@ -64,6 +66,7 @@ pub(crate) struct From {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct PublishArguments {
+    /// The topic to publish on
     topic: String,
     /// The key of one value
     #[arg(requires = "value")]
@@ -84,7 +87,9 @@ pub(crate) struct PublishArguments {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RemoveArguments {
+    /// The topic to publish on
     topic: String,
+    /// The key that has no value any more
     key: Option<String>,
     #[command(flatten)]
     from: From,
@@ -94,6 +99,7 @@ pub(crate) struct RemoveArguments {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ClearArguments {
+    /// The topic that has no value any more
     topic: String,
     #[command(flatten)]
     target: Target,
@@ -101,7 +107,9 @@ pub(crate) struct ClearArguments {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct TouchArguments {
+    /// The topic to publish on
     topic: String,
+    /// The key of the value
     key: Option<String>,
     #[command(flatten)]
     from: From,
@@ -125,6 +133,15 @@ enum What {
     Remove { key: String },
     Clear,
     Touch { key: String, ttl: Ttl },
+}
+
+impl What {
+    fn key(&self) -> Option<&str> {
+        match self {
+            Self::Put { key, .. } | Self::Remove { key } | Self::Touch { key, .. } => Some(key),
+            Self::Clear => None,
+        }
+    }
 }
 
 impl Operation {
@@ -193,6 +210,9 @@ async fn run(
         }
         (Some(what), None) => {
             let what = what.map_err(|what| usage(UsageError::ValueValidation, &what))?;
+            if let Some(key) = what.key() {
+                Key::new(key).map_err(failure)?;
+            }
             let operation = Operation { what, version: target.version };
             let order = Order { line: None, end_bytes: 0, operation: Ok(operation) };
             (None, Orders::One(Some(order)))
@@ -311,7 +331,14 @@ struct Publishing {
 struct Outcome {
     line: Option<u64>,
     payload_bytes: usize,
-    answer: hydratecache::Result<Receipt>,
+    answer: Result<Receipt, Refusal>,
+}
+
+/// Why something was not published.
+enum Refusal {
+    /// The line says no write.
+    Line(String),
+    Write(Error),
 }
 
 impl Publishing {
@@ -371,9 +398,11 @@ impl Publishing {
         self.progress.has_read(end_bytes);
         let operation = match operation {
             Ok(operation) => operation,
+            // In its place among the writes, so that lines are named in order.
             Err(what) => {
-                self.refused += 1;
-                return self.complain(line, &what);
+                let answer = Err(Refusal::Line(what));
+                let outcome = Outcome { line, payload_bytes: 0, answer };
+                return under_way.push_back(ready(outcome).boxed());
             }
         };
         let payload_bytes = operation.payload_bytes();
@@ -385,7 +414,7 @@ impl Publishing {
             (&mut publish).await;
             let answer = Pin::new(&mut publish).take_output();
             let answer = answer.expect("it was awaited, and its output is taken once");
-            Outcome { line, payload_bytes, answer }
+            Outcome { line, payload_bytes, answer: answer.map_err(Refusal::Write) }
         };
         under_way.push_back(outcome.boxed());
     }
@@ -418,7 +447,11 @@ impl Publishing {
                 self.published += 1;
                 self.receipt = Some(receipt);
             }
-            Err(error) => {
+            Err(Refusal::Line(what)) => {
+                self.refused += 1;
+                self.complain(line, &what);
+            }
+            Err(Refusal::Write(error)) => {
                 if is_of_the_write(error.kind()) {
                     self.refused += 1;
                 } else {
@@ -452,12 +485,7 @@ impl Publishing {
             eprintln!("stopped: nothing behind line {line} was published");
         }
         let summary = if is_json { self.json() } else { self.to_string() };
-        match writeln!(std::io::stdout(), "{summary}") {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                return Err(error.into());
-            }
-            _ => (),
-        }
+        output::write(format!("{summary}\n").as_bytes())?;
         Ok(ExitCode::from(match self.end {
             End::Interrupted => 130,
             _ if self.failed > 0 => 3,

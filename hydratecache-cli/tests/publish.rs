@@ -161,6 +161,25 @@ async fn bad_lines_before_the_first_write_do_not_say_how_versions_are_meant() {
 }
 
 #[tokio::test]
+async fn lines_are_named_in_order_whoever_refuses_them() {
+    let nats = broker(Kind::Nats).await;
+    // Every other line is no JSON; the rest have keys that the channel refuses.
+    let bad = |number: u64| {
+        if number.is_multiple_of(2) { "nonsense" } else { "{\"key\":\"\",\"value\":1}" }
+    };
+    let input: Vec<_> = (1..=12).map(bad).collect();
+    let output = run(&nats, &["publish", "numbers", "--from", "-"], &input.join("\n")).await;
+    assert_exit(&output, 1);
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    let named: Vec<u64> = complaints
+        .lines()
+        .filter_map(|line| line.strip_prefix("line ")?.split_once(':')?.0.parse().ok())
+        .collect();
+    assert_eq!(named, (1..=12).collect::<Vec<_>>(), "{complaints}");
+    assert!(complaints.contains("line 2: expected ident at column 2;"), "{complaints}");
+}
+
+#[tokio::test]
 async fn a_broker_that_goes_away_ends_it_and_what_was_published_is_said() {
     let (nats, transport) = nats().await;
     let mut tail = updates(Channel::<u64>::builder(transport, "numbers")).await;
@@ -194,6 +213,8 @@ fn wrong_usage_is_said_before_anything_is_published() {
         (&["publish", "users", "key", "1", "--ttl", "5"], "--ttl"),
         (&["publish", "users", "key", "99999999999999999999"], "64 bits"),
         (&["publish", "a b", "key", "1"], "invalid topic"),
+        (&["publish", "users", "", "1"], "invalid key"),
+        (&["remove", "users", ""], "invalid key"),
         (&["publish", "users", "--from", "/none"], "/none cannot be read"),
         (&["touch", "users", "key"], "needs a time to live"),
         (&["remove", "users"], "nothing to publish"),

@@ -129,7 +129,7 @@ impl Shape {
                 Self::Remove => r#"{"key": "...", "version": 7}"#,
                 Self::Touch { .. } => r#"{"key": "...", "ttl": "30m", "version": 7}"#,
             };
-            format!("{error}; a line has the form {form}")
+            format!("{}; a line has the form {form}", said(&error))
         };
         if let Self::Put { .. } = self {
             let line: ValueLine<'_> = serde_json::from_str(line).map_err(wrong)?;
@@ -154,10 +154,16 @@ fn starting_now(duration: Duration) -> Result<Ttl, String> {
     Ttl::starting_now(duration).map_err(|error| error.to_string())
 }
 
+/// What is wrong with a JSON text. Of one line the column says where: which line of the input it is,
+/// serde does not know.
+fn said(error: &serde_json::Error) -> String {
+    error.to_string().replace(" at line 1 column ", " at column ")
+}
+
 /// The payload of a value that is given as JSON.
 fn encode(json: &str, encoding: Encoding) -> Result<Bytes, String> {
     let value: serde_json::Value = serde_json::from_str(json).map_err(|error| {
-        format!("it is no JSON: {error}; text stands in quotes, as in '\"Ada\"'")
+        format!("it is no JSON: {}; text stands in quotes, as in '\"Ada\"'", said(&error))
     })?;
     match encoding {
         Encoding::Json => Ok(Bytes::copy_from_slice(json.trim().as_bytes())),
@@ -287,6 +293,8 @@ mod tests {
         assert_eq!((key.as_str(), &payload[..]), ("a", &[0xf6][..]));
         assert_eq!(ttl.expect("given").duration(), Duration::from_secs(1800));
         assert_eq!(orders[6].end_bytes, input.len() as u64);
+        let error = orders[2].operation.as_ref().expect_err("no JSON");
+        assert!(error.starts_with("expected ident at column 2; a line has"), "{error}");
     }
 
     #[test]
