@@ -36,7 +36,7 @@ use database::Database;
 use fleet::Fleet;
 use journal::Journal;
 use report::{Kind, Snapshot};
-use screen::{Screen, Shown};
+use screen::{NobodyReads, Screen, Shown};
 use stage::{Outage, Stage, TransportName};
 use verdict::Verdict;
 use writer::{Writer, Written};
@@ -78,13 +78,18 @@ pub(crate) struct Arguments {
 
 /// Runs the demo and returns whether its check succeeded.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    arguments.check()?;
     #[cfg(feature = "metrics")]
     let _serving = crate::metrics::serve(arguments.metrics).await?;
     #[cfg(feature = "page")]
     if let Some(address) = arguments.page {
         return page::run(arguments, address).await;
     }
-    crate::until_interrupted(converge(arguments)).await
+    match crate::until_interrupted(converge(arguments)).await {
+        // As with `head`. The check is not made, so that is no success.
+        Err(error) if error.is::<NobodyReads>() => Ok(ExitCode::from(130)),
+        ended => ended,
+    }
 }
 
 async fn converge(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -98,6 +103,7 @@ async fn converge(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let seed = arguments.seed.unwrap_or_else(rand::random);
     screen.say(&format!(
         "{} cities of GeoNames (CC BY 4.0), one writer, three replicas; --seed {seed}\n\
+         proven: what the broker took longer ago than this is in the replica\n\
          stale: older than the database right now, writes under way included\n\
          p50, p99: from commit to visible in the replica, outages included",
         arguments.rows
@@ -111,7 +117,7 @@ async fn converge(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let outage = Arc::new(outage);
     let written = show.run(writer, outage.clone(), run).await?;
     let verdict = show.finish(&database, written).await?;
-    println!("{verdict}");
+    show.screen.say(&verdict.to_string())?;
     Ok(verdict.exit_code())
 }
 
@@ -180,7 +186,7 @@ impl Show {
         let judged = self.watched.iter_mut().zip(&snapshots);
         let shown: Vec<Shown> =
             judged.map(|(watched, snapshot)| watched.judge(journal, snapshot)).collect();
-        Ok(self.screen.show(&shown)?)
+        self.screen.show(&shown)
     }
 
     /// Waits until the replicas have caught up, and compares them with the database.
@@ -193,6 +199,7 @@ impl Show {
         self.screen.event(&format!(
             "the writer is done: {puts} rows written, {removals} deleted{repeated}"
         ))?;
+        self.screen.event("waiting until every replica has proven the last write")?;
         let contents = self.fleet.settle().await?;
         self.look().await?;
         let truth = database.rows()?;
@@ -214,6 +221,7 @@ impl Watched {
         Shown {
             kind: self.kind,
             state: snapshot.state,
+            proven: snapshot.proven_within,
             rows: snapshot.held.len(),
             stale: lacks.stale,
             gaps: snapshot.gaps,

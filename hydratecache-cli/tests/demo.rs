@@ -19,6 +19,9 @@ fn assert_converged(output: &Output) {
     assert!(last.ends_with(" rows, 0 stale, 0 silent losses"), "{last}");
     let gaps = stdout.lines().filter(|line| line.contains(" suspect "));
     assert!(gaps.count() > 0, "nothing was lost, so nothing was shown:\n{stdout}");
+    assert!(stdout.contains(" state   proven rows "), "{stdout}");
+    let (_, end) = stdout.split_once("the writer is done").expect("it says so");
+    assert!(end.contains("waiting until every replica has proven the last write"), "{stdout}");
 }
 
 #[test]
@@ -75,5 +78,46 @@ fn wrong_usage_is_said_and_has_its_own_exit_code() {
         let output = hydratecache(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(!output.stderr.is_empty());
+        assert!(output.stdout.is_empty(), "it is said before anything else: {output:?}");
+    }
+}
+
+#[test]
+fn a_closed_output_ends_it_quietly_and_without_success() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hydratecache"));
+    command.args(["demo", "--seconds", "60", "--rows", "50"]);
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
+    stdout.read_line(&mut String::new()).expect("text");
+    drop(stdout);
+    let ended = child.wait_with_output().expect("it ends");
+    assert_eq!(ended.status.code(), Some(130), "{ended:?}");
+    assert!(ended.stderr.is_empty(), "{ended:?}");
+}
+
+#[cfg(not(feature = "kafka"))]
+#[test]
+fn a_broker_that_was_not_built_in_is_named_with_its_feature() {
+    let output = hydratecache(&["demo", "--transport", "kafka"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("--features kafka"), "{stderr}");
+}
+
+/// A device that is always full.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_output_is_an_error_that_says_what_was_done() {
+    for arguments in [&["demo", "--rows", "50"][..], &["completions", "bash"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("there");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hydratecache"));
+        let ended = command.args(arguments).stdout(full).output().expect("it runs");
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(3), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("writing to the output: "), "{arguments:?}: {stderr}");
     }
 }

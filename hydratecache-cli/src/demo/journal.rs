@@ -140,6 +140,7 @@ mod tests {
         Snapshot {
             state: State::Live,
             proven: proven.map(Moment),
+            proven_within: None,
             taken_at: Moment(taken_at),
             held: held.iter().map(|(key, version)| ((*key).to_owned(), *version)).collect(),
             applied: Vec::new(),

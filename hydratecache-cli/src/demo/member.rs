@@ -115,10 +115,13 @@ impl<S: Source<City> + Clone> Member<S> {
         let version = |(key, entry): &(Key, Entry<City>)| {
             Some((key.as_str().to_owned(), entry.version()?.number()))
         };
-        let stats = self.hydration.stats();
+        let (freshness, stats) = (self.hydration.freshness(), self.hydration.stats());
+        let proven_within = freshness.proven_within();
         Snapshot {
-            state: self.hydration.freshness().state().into(),
+            state: freshness.state().into(),
             proven,
+            proven_within: proven_within
+                .map(|within| within.as_micros().try_into().unwrap_or(u64::MAX)),
             taken_at,
             held: entries.iter().filter_map(version).collect(),
             applied: self.applied.take(),

@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Arguments;
 use super::city::cities;
+use crate::output;
 use broker::Broker;
 use journal::Journal;
 use link::Link;
@@ -64,7 +65,7 @@ async fn show(arguments: Arguments, address: SocketAddr) -> anyhow::Result<ExitC
     let (model, writer) = set_up(&arguments).await?;
     let (tell, snapshots) = watch::channel(Bytes::from_static(b"null"));
     let (ask, asked) = mpsc::channel(WAITING_ACTIONS);
-    println!("the page is at http://{address}/ ; Ctrl-C ends it");
+    output::write(format!("the page is at http://{address}/ ; Ctrl-C ends it\n").as_bytes())?;
     tokio::select! {
         ended = model.run(asked, tell) => ended,
         served = http::serve(listener, snapshots, ask) => served,

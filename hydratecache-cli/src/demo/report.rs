@@ -78,6 +78,9 @@ pub(super) struct Snapshot {
     pub(super) state: State,
     /// Everything accepted by the broker before this is in the cache, as the replica claims.
     pub(super) proven: Option<Moment>,
+    /// Everything that the broker accepted longer ago than so many microseconds is in the cache; none
+    /// before the first proof.
+    pub(super) proven_within: Option<u64>,
     /// Before the first entry was looked at.
     pub(super) taken_at: Moment,
     /// Each key with the version of its entry.

@@ -1,5 +1,6 @@
 //! What the demo prints: a table that redraws itself on a terminal, plain lines elsewhere.
 
+use std::fmt;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Stdout, Write as _};
 use std::time::Duration;
@@ -8,11 +9,14 @@ use hdrhistogram::Histogram;
 use tokio::time::Instant;
 
 use super::report::{Kind, State};
+use crate::output::{self, Reader};
 
 /// What is shown of one replica.
 pub(super) struct Shown {
     pub(super) kind: Kind,
     pub(super) state: State,
+    /// The proven bound, in microseconds.
+    pub(super) proven: Option<u64>,
     pub(super) rows: usize,
     pub(super) stale: usize,
     pub(super) gaps: u64,
@@ -33,7 +37,8 @@ pub(super) struct Screen {
     table: String,
 }
 
-const HEADER: &str = "   time replica    state    rows stale gaps missed reloads      p50      p99";
+const HEADER: &str =
+    "  time replica    state   proven rows stale gaps missed reloads     p50     p99";
 
 impl Screen {
     pub(super) fn new() -> Self {
@@ -43,20 +48,28 @@ impl Screen {
     }
 
     /// A line that stays.
-    pub(super) fn say(&mut self, line: &str) -> io::Result<()> {
+    pub(super) fn say(&mut self, line: &str) -> anyhow::Result<()> {
+        is_read(self.try_to_say(line))
+    }
+
+    fn try_to_say(&mut self, line: &str) -> io::Result<()> {
         self.erase()?;
         writeln!(self.stdout, "{line}")?;
         self.draw_table()
     }
 
     /// A line that stays, with the time.
-    pub(super) fn event(&mut self, what: &str) -> io::Result<()> {
+    pub(super) fn event(&mut self, what: &str) -> anyhow::Result<()> {
         let line = format!("{} {what}", self.time());
         self.say(&line)
     }
 
     /// The state of the replicas. On a terminal it takes the place of the one before.
-    pub(super) fn show(&mut self, replicas: &[Shown]) -> io::Result<()> {
+    pub(super) fn show(&mut self, replicas: &[Shown]) -> anyhow::Result<()> {
+        is_read(self.try_to_show(replicas))
+    }
+
+    fn try_to_show(&mut self, replicas: &[Shown]) -> io::Result<()> {
         self.erase()?;
         let is_first = self.table.is_empty();
         self.table.clear();
@@ -77,7 +90,7 @@ impl Screen {
 
     /// How long ago the screen was made, as far as people care.
     fn time(&self) -> String {
-        format!("{:5.1} s", self.began.elapsed().as_secs_f64())
+        format!("{:4.1} s", self.began.elapsed().as_secs_f64())
     }
 
     fn erase(&mut self) -> io::Result<()> {
@@ -99,15 +112,41 @@ impl Screen {
 }
 
 fn line(replica: &Shown) -> String {
-    let Shown { kind, state, rows, stale, gaps, missed, reloads, p50, p99 } = replica;
+    let Shown { kind, state, proven, rows, stale, gaps, missed, reloads, p50, p99 } = replica;
     format!(
-        "{:<10} {:<7} {rows:>5} {stale:>5} {gaps:>4} {missed:>6} {reloads:>7}  {:>7}  {:>7}",
+        "{:<10} {:<7} {:>6} {rows:>4} {stale:>5} {gaps:>4} {missed:>6} {reloads:>7} {:>7} {:>7}",
         kind.name(),
         state.name(),
+        proven.map_or("-".to_owned(), seconds),
         duration(*p50),
         duration(*p99)
     )
 }
+
+/// Microseconds, as far as they matter where a replica is behind.
+fn seconds(micros: u64) -> String {
+    format!("{:.1} s", Duration::from_micros(micros).as_secs_f64())
+}
+
+/// Nothing if it was written; that nobody reads it any more ends the demo.
+fn is_read(written: io::Result<()>) -> anyhow::Result<()> {
+    match output::written(written)? {
+        Reader::Reads => Ok(()),
+        Reader::Gone => Err(NobodyReads.into()),
+    }
+}
+
+/// The output was closed.
+#[derive(Debug)]
+pub(super) struct NobodyReads;
+
+impl fmt::Display for NobodyReads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nobody reads the output")
+    }
+}
+
+impl std::error::Error for NobodyReads {}
 
 /// Microseconds, as people read them.
 fn duration(micros: u64) -> String {
@@ -135,6 +174,7 @@ mod tests {
         let shown = Shown {
             kind: Kind::Invalidate,
             state: State::Suspect,
+            proven: Some(123_400_000),
             rows: 5000,
             stale: 12345,
             gaps: 1,
@@ -143,13 +183,14 @@ mod tests {
             p50: 999_999,
             p99: 1_234_567,
         };
-        let line = format!("  0.0 s {}", line(&shown));
+        let line = format!(" 0.0 s {}", line(&shown));
         assert_eq!(line.chars().count(), HEADER.chars().count());
         assert!(HEADER.len() < 80, "a line that wraps cannot be redrawn");
     }
 
     #[test]
     fn durations_are_short() {
+        assert_eq!([0, 249_999, 9_960_000].map(seconds), ["0.0 s", "0.2 s", "10.0 s"]);
         let shown = [0, 7, 999, 1000, 12_345, 999_999, 1_500_000].map(duration);
         assert_eq!(shown, ["-", "7 µs", "999 µs", "1.0 ms", "12.3 ms", "1000 ms", "1.50 s"]);
     }

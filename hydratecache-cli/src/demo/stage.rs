@@ -19,32 +19,46 @@ use super::city::City;
 use super::database::Database;
 use super::fleet::Fleet;
 use super::memory;
-
 use super::report::Kind;
+use crate::not_built_in;
 
 /// What carries the messages.
+///
+/// Those that were not built in are known, so that what is missing can be said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum TransportName {
     /// This process. Needs nothing; the link of one replica is cut.
     Memory,
     /// Redis, with each replica in a process of its own; the server is killed, unless its URL is
     /// given.
-    #[cfg(feature = "redis")]
+    #[cfg_attr(not(feature = "redis"), value(hide = true))]
     Redis,
     /// The same over NATS.
-    #[cfg(feature = "nats")]
+    #[cfg_attr(not(feature = "nats"), value(hide = true))]
     Nats,
     /// The same over PostgreSQL.
-    #[cfg(feature = "postgres")]
+    #[cfg_attr(not(feature = "postgres"), value(hide = true))]
     Postgres,
     /// The same over Kafka, which replays what was published during an outage.
-    #[cfg(feature = "kafka")]
+    #[cfg_attr(not(feature = "kafka"), value(hide = true))]
     Kafka,
 }
 
-#[cfg(feature = "broker")]
 impl TransportName {
+    /// Its name, and the feature that brings it, if it was not built in.
+    fn missing(self) -> Option<(&'static str, &'static str)> {
+        let (is_built_in, name, feature) = match self {
+            Self::Memory => return None,
+            Self::Redis => (cfg!(feature = "redis"), "Redis", "redis"),
+            Self::Nats => (cfg!(feature = "nats"), "NATS", "nats"),
+            Self::Postgres => (cfg!(feature = "postgres"), "PostgreSQL", "postgres"),
+            Self::Kafka => (cfg!(feature = "kafka"), "Kafka", "kafka"),
+        };
+        (!is_built_in).then_some((name, feature))
+    }
+
     /// The broker that carries the messages, if there is one.
+    #[cfg(feature = "broker")]
     pub(super) fn broker(self) -> Option<Broker> {
         match self {
             Self::Memory => None,
@@ -56,6 +70,8 @@ impl TransportName {
             Self::Postgres => Some(broker::POSTGRES),
             #[cfg(feature = "kafka")]
             Self::Kafka => Some(broker::KAFKA),
+            #[allow(unreachable_patterns, reason = "only if a feature is off")]
+            _ => None,
         }
     }
 }
@@ -85,14 +101,17 @@ pub(super) async fn set_up(arguments: &Arguments, database: &Database) -> anyhow
     if arguments.transport.broker().is_some() {
         return broker::stage(arguments, database).await;
     }
-    arguments.refuse_url()?;
     memory::stage(database, arguments.rows).await
 }
 
 impl Arguments {
-    /// Without a broker there is no URL to reach it at.
-    pub(super) fn refuse_url(&self) -> anyhow::Result<()> {
-        if self.url.is_some() {
+    /// Whether the broker was built in, and there is one where there is a URL.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        if let Some((broker, feature)) = self.transport.missing() {
+            let what = format!("{}\n", not_built_in(broker, feature));
+            return Err(clap::Error::raw(ErrorKind::InvalidValue, what).into());
+        }
+        if self.url.is_some() && self.transport == TransportName::Memory {
             let what = "--url is for a broker; leave it out, or name one with --transport\n";
             return Err(clap::Error::raw(ErrorKind::ArgumentConflict, what).into());
         }
@@ -133,5 +152,19 @@ impl Outage {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_built_in_is_known_and_not_offered() {
+        for transport in TransportName::value_variants() {
+            let value = transport.to_possible_value().expect("none is skipped");
+            assert_eq!(value.is_hide_set(), transport.missing().is_some(), "{transport:?}");
+            assert!(transport.missing().is_none_or(|(_, feature)| feature == value.get_name()));
+        }
     }
 }

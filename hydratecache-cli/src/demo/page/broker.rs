@@ -43,7 +43,6 @@ impl Broker {
             };
             return Ok(Self::new(what));
         }
-        arguments.refuse_url()?;
         Ok(Self::new(What::InProcess(MemoryBroker::new())))
     }
 
