@@ -34,6 +34,10 @@ enum What {
 
 impl Broker {
     /// The one that `arguments` ask for, up.
+    #[cfg_attr(
+        not(feature = "broker"),
+        expect(unused_variables, reason = "only brokers are chosen")
+    )]
     pub(super) async fn up(arguments: &Arguments) -> anyhow::Result<Self> {
         #[cfg(feature = "broker")]
         if let Some(kind) = arguments.transport.broker() {
