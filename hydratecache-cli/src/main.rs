@@ -160,7 +160,9 @@ async fn until_interrupted(
     command: impl Future<Output = anyhow::Result<ExitCode>>,
 ) -> anyhow::Result<ExitCode> {
     tokio::select! {
-        outcome = command => outcome,
+        // From its first poll on it is listened for, which is before the command has said anything.
+        biased;
         _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
+        outcome = command => outcome,
     }
 }

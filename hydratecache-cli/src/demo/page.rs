@@ -51,8 +51,10 @@ const WAITING_ACTIONS: usize = 16;
 /// Shows the fleet at `address` until Ctrl-C.
 pub(crate) async fn run(arguments: Arguments, address: SocketAddr) -> anyhow::Result<ExitCode> {
     tokio::select! {
-        ended = show(arguments, address) => ended,
+        // From its first poll on it is listened for, which is before the page's address is told.
+        biased;
         _ = tokio::signal::ctrl_c() => Ok(ExitCode::SUCCESS),
+        ended = show(arguments, address) => ended,
     }
 }
 
