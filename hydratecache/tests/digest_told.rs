@@ -7,9 +7,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hydratecache::cache::{Freshness, GapAction, Replica};
+use hydratecache::memory::MemoryTransport;
 use hydratecache::wire::{Rejection, RejectionReason};
 use hydratecache::{Channel, Gap, Hydrated, Origin, Position, VersionDomain};
-use support::fleet::{Scene, Tapped, channel, cut, linked, on, repaired, small, value};
+use support::fleet::{
+    DOMAINS, Scene, Tapped, Users, channel, cut, linked, on, repaired, small, value,
+};
 use support::restart::Broker;
 use support::within;
 use tokio::time::sleep;
@@ -81,6 +84,53 @@ async fn what_the_other_replica_was_not_told_of_is_read_from_the_source() {
         repaired(users).await;
         scene.check(users).await;
     }
+}
+
+/// What the source said of a loss is not taken back by a later repair, whose sender was not told of that loss.
+#[tokio::test(start_paused = true)]
+async fn what_the_source_repaired_is_not_taken_back_by_who_was_not_told_of_it() {
+    for versions in DOMAINS {
+        let scene = Scene { rows: 51, ..Scene::new(versions, 50) };
+        let (link, is_refused) = Tapped::refusing(scene.broker.connect());
+        let writer = channel(link, versions);
+        let (link, told) = linked(&scene).await;
+        scene.put_by(&writer, 1, 2).await.expect("accepted");
+        within(told.caught_up()).await.expect("the link is whole");
+        // Nobody is there to copy from, and the writer says nothing meanwhile.
+        cut(&link, &told).await;
+        let untold = scene.users().await;
+        link.heal();
+        repaired(&told).await;
+        scene.put(2, 2).await;
+        is_refused.store(true, Ordering::SeqCst);
+        scene.put_by(&writer, 50, 1).await.expect_err("refused");
+        is_refused.store(false, Ordering::SeqCst);
+        sleep(Duration::from_secs(10)).await;
+        repaired(&told).await;
+        scene.check(&told).await;
+        // It is told of a loss that the other one knows of.
+        lose_one(&scene, &link, &told, 3).await;
+        scene.check(&told).await;
+        drop(untold);
+        // Who is filled by one that was told knows what that one knows, and is of use.
+        let filled = scene.users().await;
+        let scans = scene.table.scans();
+        lose_one(&scene, &link, &told, 4).await;
+        for users in [&told, &filled] {
+            scene.check(users).await;
+        }
+        let (stats, more) = (told.stats(), scene.table.scans() - scans);
+        assert_eq!((filled.stats().copies, stats.digests, more), (1, 1, 0), "{stats:?}");
+    }
+}
+
+/// Its link is lost for one write, and back for the next one.
+async fn lose_one(scene: &Scene, link: &MemoryTransport, users: &Users, number: usize) {
+    cut(link, users).await;
+    scene.put(number, 2).await;
+    link.heal();
+    repaired(users).await;
+    scene.put(number, 3).await;
 }
 
 /// What was ignored is not repaired by a later gap whose repair knows nothing of it.

@@ -93,6 +93,12 @@ impl Progress {
             || self.heads.has(position.into())
     }
 
+    /// Whether all of `origin` that comes before `number` was handled, or is known to be missing.
+    pub(super) fn has_before(&self, origin: Origin, number: NonZeroU64) -> bool {
+        let before = NonZeroU64::new(number.get() - 1);
+        before.is_none_or(|sequence| self.has(Position { origin, sequence }))
+    }
+
     /// All that was shown, in an order that repeats.
     pub(super) fn shown(&self) -> Vec<Position> {
         let position = |(origin, sequence): (&Origin, &NonZeroU64)| Position {

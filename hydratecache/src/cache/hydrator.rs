@@ -37,7 +37,7 @@ use crate::publisher::Listening;
 use crate::trace::{Processing, Step};
 use crate::transport::{Fence, Gap, Signal, Subscription};
 use crate::wire::{Rejection, RejectionReason};
-use crate::{Key, Kind, Message, Position, Positions, Result, Version};
+use crate::{Key, Kind, Message, Result, Version};
 
 mod contact;
 mod drops;
@@ -379,11 +379,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         self.epoch = self.epoch.saturating_add(1).min(u32::MAX - 1);
         self.news = None;
         self.change(|status| status.shaken += 1);
-        if let Gap::Known(Positions { origin, first, last }) = gap {
-            self.counted(Position { origin, sequence: last });
-            self.coverage.heard(origin, first);
-        } else {
-            self.coverage.interrupted();
+        match gap {
+            Gap::Known(positions) => self.told(positions),
+            _ => self.coverage.interrupted(),
         }
         if !self.asks_for(gap) {
             self.repair_otherwise(gap).await;
@@ -447,7 +445,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             Command::Trust => {
                 self.reload_at = None;
                 self.coverage.interrupted();
-                self.damage = Damage::default();
+                // Whoever repairs what the caller did must know of it.
+                let damage = std::mem::take(&mut self.damage);
+                self.damage.remember(damage);
                 self.forget_missing();
                 self.change(Status::repaired);
             }

@@ -7,6 +7,7 @@ mod comparing;
 mod contacts;
 mod copying;
 mod coverage;
+mod damage;
 mod differing;
 mod digest;
 mod digesting;
@@ -29,7 +30,8 @@ use tokio_util::task::AbortOnDropHandle;
 pub(super) use asking::Purpose;
 pub(super) use contacts::Contacts;
 pub(super) use copying::{Came, Copy, copy};
-pub(super) use coverage::{Coverage, Damage};
+pub(super) use coverage::Coverage;
+pub(super) use damage::Damage;
 pub use observing::ReplicaCopy;
 pub(super) use offering::offer;
 
@@ -59,7 +61,7 @@ use crate::{Key, Limits, Message, Origin, Position, Positions, Request, Result, 
 ///
 /// A replica that was told of a loss is repaired by one that was told of it as well: it may be of a row that was
 /// written while its publish failed, of which the source alone is sure to know. So it names its losses when it asks,
-/// and others do not answer. If nobody does, one replica reads the source, and repairs those who wait. The source is read at once
+/// also those that were repaired before, and others do not answer. If nobody does, one replica reads the source, and repairs those who wait. The source is read at once
 /// where the user [asks](super::Hydration::reload) for it, and where the load of a single key failed. Meanwhile entries
 /// are suspect, for up to a second and a half longer than without this, if nobody answers.
 ///

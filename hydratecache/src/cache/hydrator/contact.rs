@@ -16,12 +16,23 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             return;
         };
         let before = sequence.get() - new;
-        if self.peers.is_some() {
-            self.coverage.heard(origin, NonZeroU64::MIN.saturating_add(before));
-        }
         if let Some(missing) = self.contacts.heard(origin, before) {
             self.gap(Gap::Known(missing)).await;
         }
+        if self.peers.is_some() {
+            let Self { coverage, progress, .. } = self;
+            let first = NonZeroU64::MIN.saturating_add(before);
+            coverage.heard(origin, first, || progress.has_before(origin, first));
+        }
+    }
+
+    /// Messages of a publisher are missing that are known by number.
+    pub(super) fn told(&mut self, lost: Positions) {
+        if self.peers.is_some() {
+            let Self { coverage, progress, .. } = &mut *self;
+            coverage.told(lost, || progress.has_before(lost.origin, lost.first));
+        }
+        self.counted(Position { origin: lost.origin, sequence: lost.last });
     }
 
     /// A publisher has counted to `position`, and what is missing of that is known to be: so copies for
@@ -36,6 +47,14 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     pub(super) fn lost(&mut self, positions: impl IntoIterator<Item = Positions>) {
         if self.peers.is_some() {
             self.damage.lost(positions);
+        }
+    }
+
+    /// The message at `position` was never sent: others may not know of what it was about.
+    pub(super) fn never_sent(&mut self, position: Position) {
+        let Position { origin, sequence } = position;
+        if self.peers.is_some() {
+            self.damage.was_lost(Positions { origin, first: sequence, last: sequence });
         }
     }
 }

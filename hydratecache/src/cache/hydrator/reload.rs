@@ -96,6 +96,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 self.repair_soon();
             }
             Ok(()) => {
+                self.damage.remember(damage);
                 for key in gone {
                     match from {
                         From::Source => self.drop_gone(&key).await,
@@ -251,6 +252,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         for missing in self.contacts.copied(&heads) {
             self.gap(Gap::Known(missing)).await;
         }
+        self.coverage.joined(&heads);
         for head in heads {
             self.progress.handled(Some(head.position));
         }

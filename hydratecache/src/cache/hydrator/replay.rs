@@ -168,6 +168,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let Some(key) = key else {
             return self.give_up_repairing().await;
         };
+        self.never_sent(position);
         // It may have been a removal, and an older put of the key be under way still.
         self.unsettle();
         self.leases.update(&key);

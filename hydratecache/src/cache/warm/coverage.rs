@@ -4,15 +4,14 @@
 //! A replica that was told of a loss may be repaired by another one only if that one was told as well: one
 //! that began to listen behind the loss, or whose link excused it, does not know of it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::num::NonZeroU64;
 
 use super::Head;
-use crate::request::MOST_LOST;
 use crate::{Origin, Position, Positions};
 
-/// How many publishers are remembered, at some 30 bytes each. For others this replica does not vouch.
-const MOST: usize = 65_536;
+/// How many publishers are remembered, at some 40 bytes each. For others this replica does not vouch.
+pub(super) const MOST: usize = 65_536;
 
 /// What this replica can vouch for.
 #[derive(Debug, Default)]
@@ -27,29 +26,57 @@ pub(in crate::cache) struct Coverage {
 /// What is known of a publisher.
 #[derive(Debug)]
 struct Heard {
-    /// Nothing from this number on is missing, but what was told.
-    from: NonZeroU64,
+    /// Nothing from this number on is missing, but what was told. None: that is not known.
+    from: Option<NonZeroU64>,
+    /// From this number on its own words tell, so that this holds whoever repairs this replica.
+    told: NonZeroU64,
+    /// What was sent since its latest word, the next one does not tell.
+    is_interrupted: bool,
     /// How many scans had begun when it was heard first.
     scans: u64,
 }
 
 impl Coverage {
-    /// `origin` was heard. If that is its first word, nothing is known of what is below `from`.
-    pub(in crate::cache) fn heard(&mut self, origin: Origin, from: NonZeroU64) {
-        if self.latest == Some(origin) {
+    /// `origin` was heard. If that is its first word, nothing is known of what is below `from`. So it is after
+    /// an interruption, unless all up to there `is_known`.
+    pub(in crate::cache) fn heard(
+        &mut self,
+        origin: Origin,
+        from: NonZeroU64,
+        is_known: impl FnOnce() -> bool,
+    ) {
+        if self.latest == Some(origin) || !self.has_room_for(origin) {
             return;
         }
-        let scans = self.scans;
-        if self.heard.len() < MOST || self.heard.contains_key(&origin) {
-            self.heard.entry(origin).or_insert(Heard { from, scans });
-            self.latest = Some(origin);
+        let anew =
+            || Heard { from: Some(from), told: from, is_interrupted: false, scans: self.scans };
+        let heard = self.heard.entry(origin).or_insert_with(anew);
+        if heard.is_interrupted {
+            match heard.from {
+                Some(_) if is_known() => heard.is_interrupted = false,
+                _ => *heard = anew(),
+            }
+        }
+        self.latest = Some(origin);
+    }
+
+    /// These are missing, as a word of their publisher tells, or its first one behind a copy.
+    pub(in crate::cache) fn told(&mut self, lost: Positions, is_known: impl FnOnce() -> bool) {
+        self.heard(lost.origin, lost.first, is_known);
+        if let Some(heard) = self.heard.get_mut(&lost.origin)
+            && (lost.first..=lost.last.saturating_add(1)).contains(&heard.told)
+        {
+            heard.told = lost.first;
+            heard.from = heard.from.map(|from| from.min(lost.first));
         }
     }
 
     /// Messages were lost that nobody knows by number, or numbers are no longer compared as they were:
     /// what is heard next is as if it were heard for the first time.
     pub(in crate::cache) fn interrupted(&mut self) {
-        self.heard.clear();
+        for heard in self.heard.values_mut() {
+            (heard.from, heard.is_interrupted, heard.scans) = (None, true, self.scans);
+        }
         self.latest = None;
     }
 
@@ -63,95 +90,53 @@ impl Coverage {
     pub(in crate::cache) fn scanned(&mut self) {
         let scans = self.scans;
         for heard in self.heard.values_mut().filter(|heard| heard.scans < scans) {
-            heard.from = NonZeroU64::MIN;
+            heard.from = Some(NonZeroU64::MIN);
         }
+    }
+
+    /// This replica has now what one with these heads has. It vouches for what that one does, and for what it
+    /// was told of by itself, because nobody repairs it who was not; not for what an earlier scan saw.
+    pub(in crate::cache) fn joined(&mut self, heads: &[Head]) {
+        for heard in self.heard.values_mut() {
+            heard.from = (!heard.is_interrupted).then_some(heard.told);
+        }
+        for head in heads {
+            self.inherit(*head);
+        }
+    }
+
+    fn inherit(&mut self, Head { position, from }: Head) {
+        if !self.has_room_for(position.origin) {
+            return;
+        }
+        let (next, scans) = (position.sequence.saturating_add(1), self.scans);
+        let unheard = || Heard { from: None, told: next, is_interrupted: true, scans };
+        let heard = self.heard.entry(position.origin).or_insert_with(unheard);
+        if heard.told > next {
+            // Of what is between the two, neither was told.
+            return;
+        }
+        if heard.is_interrupted {
+            (heard.from, heard.told) = (from, next);
+        } else {
+            heard.from = heard.from.min(from).or(heard.from);
+        }
+    }
+
+    fn has_room_for(&self, origin: Origin) -> bool {
+        self.heard.len() < MOST || self.heard.contains_key(&origin)
     }
 
     /// What is vouched for up to `position`, which is the latest of its origin.
     pub(in crate::cache) fn head(&self, position: Position) -> Head {
-        let from = self.heard.get(&position.origin).map(|heard| heard.from);
+        let from = self.heard.get(&position.origin).and_then(|heard| heard.from);
         Head { position, from }
     }
-}
-
-/// What is to be repaired, and what cannot be repaired by another replica.
-#[derive(Debug, Default)]
-pub(in crate::cache) struct Damage {
-    /// Only the source is sure to help.
-    needs_source: bool,
-    /// Messages that were lost, and will not come any more.
-    lost: Vec<Positions>,
-}
-
-/// How many losses are told apart, at 24 bytes each: one for each publisher that is remembered. For more, the
-/// source is read.
-const MOST_LOSSES: usize = MOST;
-
-impl Damage {
-    /// What is wrong, nobody else may know of.
-    pub(in crate::cache) fn needs_source(&mut self) {
-        self.needs_source = true;
-    }
-
-    /// These messages were lost. Perhaps they never were, and their publisher wrote what they would have
-    /// said.
-    pub(in crate::cache) fn lost(&mut self, positions: impl IntoIterator<Item = Positions>) {
-        self.lost.extend(positions);
-        self.needs_source |= self.lost.len() > MOST_LOSSES;
-        self.lost.truncate(MOST_LOSSES);
-    }
-
-    /// That was not repaired after all.
-    pub(in crate::cache) fn remains(&mut self, earlier: Self) {
-        self.needs_source |= earlier.needs_source;
-        self.lost(earlier.lost);
-    }
-
-    /// Whether another replica may help.
-    pub(in crate::cache) fn may_copy(&self) -> bool {
-        !self.needs_source
-    }
-
-    /// What a replica with these heads was not told of, in the same order everywhere.
-    pub(in crate::cache) fn uncovered_by(&self, heads: &[Head]) -> Vec<Positions> {
-        uncovered(&self.lost, heads)
-    }
-
-    /// What whoever answers must have been told of: of more than there is room for in a question, the first,
-    /// in the same order everywhere, behind those that are `named_first`. Whoever was told of these usually was
-    /// of the rest, which is seen by its heads.
-    pub(in crate::cache) fn to_be_covered(&self, named_first: &[Positions]) -> Vec<Positions> {
-        let named: HashSet<Positions> = named_first.iter().copied().collect();
-        let mut rest: Vec<Positions> =
-            self.lost.iter().filter(|lost| !named.contains(lost)).copied().collect();
-        rest.sort_unstable_by_key(|lost| (lost.origin.get(), lost.first));
-        named_first.iter().copied().chain(rest).take(MOST_LOST).collect()
-    }
-}
-
-/// Whether a replica with these heads was told of the loss of all that is `lost`.
-pub(super) fn are_covered(lost: &[Positions], heads: &[Head]) -> bool {
-    uncovered(lost, heads).is_empty()
-}
-
-/// What of that it was not told of, by publishers.
-fn uncovered(lost: &[Positions], heads: &[Head]) -> Vec<Positions> {
-    let mut uncovered: BTreeMap<Origin, Vec<Positions>> = BTreeMap::new();
-    for lost in lost {
-        uncovered.entry(lost.origin).or_default().push(*lost);
-    }
-    for head in heads {
-        if let Some(lost) = uncovered.get_mut(&head.position.origin) {
-            lost.retain(|lost| !head.covers(*lost));
-        }
-    }
-    uncovered.into_values().flatten().collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn id(number: u64) -> Origin {
         Origin::from_u64(number).expect("not zero")
@@ -163,20 +148,23 @@ mod tests {
 
     /// Whether `coverage`, which came to 9, vouches for what is lost from `first` to `last`.
     fn covers(coverage: &Coverage, first: u64, last: u64) -> bool {
-        let mut damage = Damage::default();
-        damage.lost(Positions::new(id(1), first, last));
-        let other = coverage.head(Position { origin: id(2), sequence: number(20) });
-        let head = coverage.head(Position { origin: id(1), sequence: number(9) });
-        damage.uncovered_by(&[other, head]).is_empty()
+        let missing = Positions::new(id(1), first, last).expect("in order");
+        coverage.head(Position { origin: id(1), sequence: number(9) }).covers(missing)
+    }
+
+    /// How far another replica came with the first publisher, and from where on it vouches for it.
+    fn head(sequence: u64, from: u64) -> Head {
+        let position = Position { origin: id(1), sequence: number(sequence) };
+        Head { position, from: NonZeroU64::new(from) }
     }
 
     #[test]
     fn a_replica_vouches_for_what_came_behind_the_first_word_and_not_for_what_is_to_come() {
         let mut coverage = Coverage::default();
         assert!(!covers(&coverage, 5, 5), "it heard nobody");
-        coverage.heard(id(1), number(5));
-        coverage.heard(id(2), number(1));
-        coverage.heard(id(1), number(8));
+        coverage.heard(id(1), number(5), || false);
+        coverage.heard(id(2), number(1), || false);
+        coverage.heard(id(1), number(8), || false);
         assert!(covers(&coverage, 5, 9));
         assert!(!covers(&coverage, 4, 5) && !covers(&coverage, 9, 10));
     }
@@ -184,7 +172,7 @@ mod tests {
     #[test]
     fn a_scan_covers_what_was_written_before_the_words_that_came_before_it() {
         let mut coverage = Coverage::default();
-        coverage.heard(id(1), number(5));
+        coverage.heard(id(1), number(5), || false);
         coverage.scanned();
         assert!(!covers(&coverage, 4, 5), "none began");
         coverage.begin_scan();
@@ -193,7 +181,7 @@ mod tests {
         assert!(covers(&coverage, 1, 9));
         let mut coverage = Coverage::default();
         coverage.begin_scan();
-        coverage.heard(id(1), number(5));
+        coverage.heard(id(1), number(5), || false);
         coverage.scanned();
         assert!(!covers(&coverage, 4, 5), "the row may have been written behind the scan");
     }
@@ -201,67 +189,69 @@ mod tests {
     #[test]
     fn after_losses_without_numbers_all_are_heard_anew() {
         let mut coverage = Coverage::default();
-        coverage.heard(id(1), number(1));
+        coverage.heard(id(1), number(1), || false);
         coverage.interrupted();
         assert!(!covers(&coverage, 5, 5));
-        coverage.heard(id(1), number(6));
+        coverage.heard(id(1), number(6), || false);
         assert!(covers(&coverage, 6, 6) && !covers(&coverage, 5, 6));
     }
 
     #[test]
-    fn what_only_the_source_knows_and_too_many_losses_are_for_the_source() {
-        let mut damage = Damage::default();
-        damage.lost((1..=MOST_LOSSES as u64).filter_map(|n| Positions::new(id(n), 1, 1)));
-        assert!(damage.may_copy() && damage.uncovered_by(&[]).len() == MOST_LOSSES);
-        let mut more = Damage::default();
-        more.lost(Positions::new(id(9), 2, 2));
-        more.remains(damage);
-        assert!(!more.may_copy());
-        let (mut damage, mut none) = (Damage::default(), Damage::default());
-        damage.needs_source();
-        none.remains(damage);
-        assert!(!none.may_copy() && none.uncovered_by(&[]).is_empty());
+    fn what_was_scanned_after_an_interruption_counts_until_a_word_that_does_not_follow() {
+        for (is_known, is_covered) in [(true, true), (false, false)] {
+            let mut coverage = Coverage::default();
+            coverage.heard(id(1), number(3), || false);
+            coverage.interrupted();
+            coverage.begin_scan();
+            coverage.scanned();
+            assert!(covers(&coverage, 1, 5));
+            coverage.heard(id(1), number(6), || is_known);
+            assert_eq!(covers(&coverage, 1, 5), is_covered);
+            assert!(covers(&coverage, 6, 6));
+        }
     }
 
     #[test]
-    fn a_question_names_what_earlier_answers_did_not_cover_before_the_rest() {
-        let lost = |n: u64| Positions::new(id(n), 4, 5).expect("in order");
-        let head = |n: u64| {
-            let position = Position { origin: id(n), sequence: number(5) };
-            Head { position, from: Some(number(4)) }
-        };
-        let mut damage = Damage::default();
-        damage.lost((1..=200).rev().map(lost));
-        let named = damage.to_be_covered(&[]);
-        assert!(named.iter().copied().eq((1..=MOST_LOST as u64).map(lost)));
-        let heads: Vec<Head> = (1..=150).map(head).collect();
-        assert!(are_covered(&named, &heads));
-        let uncovered = damage.uncovered_by(&heads);
-        assert!(uncovered.iter().copied().eq((151..=200).map(lost)));
-        let named = damage.to_be_covered(&uncovered);
-        assert!(named.iter().copied().eq((151..=200).chain(1..=35).map(lost)));
-        assert!(!are_covered(&named, &heads));
+    fn who_is_repaired_by_another_one_inherits_what_that_one_vouches_for() {
+        let mut coverage = Coverage::default();
+        coverage.joined(&[head(4, 2)]);
+        assert!(covers(&coverage, 2, 4) && !covers(&coverage, 1, 4));
+        coverage.told(Positions::new(id(1), 5, 6).expect("in order"), || true);
+        coverage.heard(id(1), number(7), || true);
+        assert!(covers(&coverage, 2, 9) && !covers(&coverage, 1, 9));
+        coverage.joined(&[head(9, 8)]);
+        assert!(covers(&coverage, 5, 9), "it was told of that by itself");
+        assert!(!covers(&coverage, 4, 9), "it has what the other one has");
+        coverage.joined(&[head(9, 0)]);
+        assert!(covers(&coverage, 5, 9) && !covers(&coverage, 4, 9));
+        coverage.joined(&[head(3, 1)]);
+        assert!(covers(&coverage, 5, 9) && !covers(&coverage, 4, 9), "neither knows of 4");
+        coverage.interrupted();
+        coverage.joined(&[head(9, 2)]);
+        assert!(covers(&coverage, 2, 9));
+        coverage.heard(id(1), number(12), || false);
+        assert!(!covers(&coverage, 2, 9));
     }
 
-    proptest! {
-        #[test]
-        fn what_no_head_covers_is_uncovered(
-            lost in prop::collection::vec((1_u64..5, 1_u64..6, 0_u64..3), 0..20),
-            heads in prop::collection::vec((1_u64..5, 1_u64..8, 0_u64..6), 0..20),
-        ) {
-            let lost: Vec<Positions> = lost
-                .into_iter()
-                .filter_map(|(origin, first, more)| Positions::new(id(origin), first, first + more))
-                .collect();
-            let head = |(origin, sequence, from): (u64, u64, u64)| Head {
-                position: Position { origin: id(origin), sequence: number(sequence) },
-                from: NonZeroU64::new(from),
-            };
-            let heads: Vec<Head> = heads.into_iter().map(head).collect();
-            let mut expected = lost.clone();
-            expected.retain(|lost| !heads.iter().any(|head| head.covers(*lost)));
-            expected.sort_by_key(|lost| lost.origin.get());
-            prop_assert_eq!(uncovered(&lost, &heads), expected);
+    #[test]
+    fn what_an_earlier_scan_saw_does_not_count_behind_a_repair_by_another_one() {
+        for heads in [vec![head(9, 5)], Vec::new()] {
+            let mut coverage = Coverage::default();
+            coverage.heard(id(1), number(6), || false);
+            coverage.begin_scan();
+            coverage.scanned();
+            coverage.joined(&heads);
+            assert!(!covers(&coverage, 4, 9) && covers(&coverage, 6, 9));
+            assert_eq!(covers(&coverage, 5, 9), !heads.is_empty());
         }
+    }
+
+    #[test]
+    fn what_a_copy_lacks_is_told_though_its_publisher_was_heard_before() {
+        let mut coverage = Coverage::default();
+        coverage.heard(id(1), number(7), || false);
+        coverage.told(Positions::new(id(1), 5, 6).expect("in order"), || false);
+        coverage.joined(&[head(4, 3)]);
+        assert!(covers(&coverage, 3, 9) && !covers(&coverage, 2, 9));
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::asking::{Purpose, random};
 use super::chunk::ChunkWriter;
-use super::coverage::are_covered;
+use super::damage::are_covered;
 use super::digest::Level;
 use super::schedule::Schedule;
 use super::taking::PATIENCE;
