@@ -112,7 +112,7 @@ async fn run(world: Arc<World>, site: Arc<Site>, mut rng: Rng, slot: Arc<Mutex<O
     let scope = if is_alone { FenceScope::Server } else { FenceScope::ClusterMember };
     let transport = again(|| SimTransport::connect(&site, settings.clone(), scope)).await;
     let origin = world.next_origin();
-    world.oracle.begins(origin);
+    world.oracle.begins(site.node, origin);
     let channel: Channel<u64> = Channel::builder(transport.clone(), TOPIC)
         .with_versions(plan.truth.domain())
         .with_heartbeats(plan.heartbeats.0, plan.heartbeats.1)

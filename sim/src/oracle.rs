@@ -27,6 +27,10 @@ struct State {
     is_accepted: BTreeSet<u64>,
     /// When the origins began.
     births: BTreeMap<Origin, Instant>,
+    /// As whom each node publishes.
+    origins: Vec<Option<Origin>>,
+    /// When each node's process heard whom first.
+    first_words: Vec<BTreeMap<Origin, Instant>>,
     /// How late the lives of values may end, in each node.
     lateness: Vec<Lateness>,
     /// When which node's process was killed.
@@ -59,6 +63,7 @@ pub(crate) struct Draft {
 #[derive(Debug)]
 struct Write {
     node: usize,
+    origin: Option<Origin>,
     at: Instant,
     /// None: of all keys.
     key: Option<usize>,
@@ -111,6 +116,8 @@ impl Oracle {
             accepted: vec![Vec::new(); plan.keys],
             is_accepted: BTreeSet::new(),
             births: BTreeMap::new(),
+            origins: vec![None; plan.nodes],
+            first_words: vec![BTreeMap::new(); plan.nodes],
             lateness: vec![Lateness::default(); plan.nodes],
             crashes: Vec::new(),
             jumps: Vec::new(),
@@ -127,7 +134,8 @@ impl Oracle {
         let Draft { node, key, is_put, left } = draft;
         let at = Instant::now();
         let ends_at = left.map(|left| at + left);
-        state.writes.push(Write { node, at, key, is_put, rank: None, committed_at: None, ends_at });
+        let (origin, rank, committed_at) = (state.origins[node], None, None);
+        state.writes.push(Write { node, origin, at, key, is_put, rank, committed_at, ends_at });
         state.writes.len() as u64 - 1
     }
 
@@ -140,17 +148,22 @@ impl Oracle {
     /// message, and nobody can tell.
     pub(crate) fn died_with_its_writer(&self, key: usize) -> bool {
         let state = self.lock();
-        let concerns = |write: &&Write| write.key.is_none_or(|other| other == key);
-        let committed = state.writes.iter().enumerate();
-        let committed = committed.filter(|(_, write)| write.committed_at.is_some());
-        let of_key = committed.filter(|(_, write)| concerns(write));
-        let Some((number, latest)) = of_key.max_by_key(|(_, write)| write.rank) else {
-            return false;
-        };
-        let was_killed = |(node, at): &(usize, Instant)| {
-            *node == latest.node && latest.committed_at.is_some_and(|committed| committed <= *at)
-        };
-        !state.is_accepted.contains(&(number as u64)) && state.crashes.iter().any(was_killed)
+        state.latest_unaccepted(key).is_some_and(|latest| {
+            let was_killed = |(node, at): &(usize, Instant)| {
+                *node == latest.node && latest.committed_at.is_some_and(|it| it <= *at)
+            };
+            state.crashes.iter().any(was_killed)
+        })
+    }
+
+    /// Whether the broker never had a key's latest row, and the process of `node` heard its publisher for the first
+    /// time only after that was written: nothing tells it.
+    pub(crate) fn was_never_told(&self, node: usize, key: usize) -> bool {
+        let state = self.lock();
+        state.latest_unaccepted(key).is_some_and(|latest| {
+            let heard_at = latest.origin.and_then(|origin| state.first_words[node].get(&origin));
+            heard_at.copied() > latest.committed_at || heard_at.is_none()
+        })
     }
 
     /// The wall clock of `node` jumps.
@@ -158,14 +171,18 @@ impl Oracle {
         self.lock().jumps.push((node, Instant::now()));
     }
 
-    /// A publisher begins as `origin`.
-    pub(crate) fn begins(&self, origin: Origin) {
-        self.lock().births.insert(origin, Instant::now());
+    /// The publisher of `node` begins as `origin`.
+    pub(crate) fn begins(&self, node: usize, origin: Origin) {
+        let mut state = self.lock();
+        state.births.insert(origin, Instant::now());
+        state.origins[node] = Some(origin);
     }
 
-    /// A process of `node` begins, and knows nothing of clocks.
+    /// A process of `node` begins, and knows nothing of clocks, nor of anyone.
     pub(crate) fn started(&self, node: usize) {
-        self.lock().lateness[node] = Lateness::default();
+        let mut state = self.lock();
+        state.lateness[node] = Lateness::default();
+        state.first_words[node].clear();
     }
 
     /// From now on it learns from everything that arrives.
@@ -175,10 +192,14 @@ impl Oracle {
 
     /// The process of `node` takes `message` from its connection.
     pub(crate) fn arrived(&self, node: usize, message: &Message) {
+        let mut state = self.lock();
+        if let Some(position) = message.position() {
+            let first_words = &mut state.first_words[node];
+            first_words.entry(position.origin).or_insert_with(Instant::now);
+        }
         let (Some(origin), Some(sent)) = (message.origin(), message.sent()) else {
             return;
         };
-        let mut state = self.lock();
         let write = message.kind().is_write().then(|| number_of(message));
         let sent_at = state.births[&origin] + sent.elapsed();
         state.lateness[node].arrived(origin, sent_at, write);
@@ -260,6 +281,16 @@ impl Oracle {
 }
 
 impl State {
+    /// The latest row of a key, if the broker never had its message.
+    fn latest_unaccepted(&self, key: usize) -> Option<&Write> {
+        let concerns = |write: &Write| write.key.is_none_or(|other| other == key);
+        let committed = self.writes.iter().enumerate();
+        let committed = committed.filter(|(_, write)| write.committed_at.is_some());
+        let of_key = committed.filter(|(_, write)| concerns(write));
+        let (number, latest) = of_key.max_by_key(|(_, write)| write.rank)?;
+        (!self.is_accepted.contains(&(number as u64))).then_some(latest)
+    }
+
     fn accepted(&mut self, message: &Message) {
         let write = number_of(message);
         if !self.is_accepted.insert(write) {

@@ -43,6 +43,8 @@ pub struct Plan {
     pub(crate) verifying: Verifying,
     /// Whether replicas are filled from one another.
     pub(crate) copies: Option<Copies>,
+    /// Whether a process begins that is told nothing of rows that others are told of.
+    pub(crate) has_newcomer: bool,
 }
 
 /// How replicas are filled from one another.
@@ -176,8 +178,9 @@ impl Plan {
                     loss: rng.f64() * 0.15,
                 }
             }),
+            has_newcomer: false,
         };
-        plan.with_restarts(rng).with_lasting_losses(rng)
+        plan.with_restarts(rng).with_lasting_losses(rng).with_newcomer(rng)
     }
 
     /// Where replicas are filled from one another, more of them begin anew.
@@ -196,10 +199,54 @@ impl Plan {
     /// In some, what single replicas lost stays lost until another one repairs it: nobody publishes it
     /// again, and of so many keys few are written anew soon.
     fn with_lasting_losses(mut self, rng: &mut Rng) -> Self {
-        let may_copy = self.truth.has_source() && self.mode == Mode::Hydrate && self.loss == 0.0;
-        if !may_copy || rng.u8(0..8) > 0 {
+        if !self.may_copy() || rng.u8(0..8) > 0 {
             return self;
         }
+        self = self.with_many_keys(rng);
+        self.active = seconds(rng, 20, 40);
+        // That would take it from all.
+        self.faults.retain(|(_, fault)| !matches!(fault, Fault::Kill { .. }));
+        for _ in 0..rng.usize(6..=16) {
+            let (at, node) = (self.active.mul_f64(rng.f64()), rng.usize(0..self.nodes));
+            let time = Duration::from_millis(rng.u64(100..=3_000));
+            self.faults.extend([(at, Fault::Block { node, time }), (at, Fault::Cut { node })]);
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
+        self
+    }
+
+    /// In some, a process begins while it hears nobody, so that it reads the source; what another one writes then
+    /// is lost on its way to the broker. Those who know that writer are told of it, and the newcomer is not: it must
+    /// not repair them.
+    fn with_newcomer(mut self, rng: &mut Rng) -> Self {
+        if !self.may_copy() || rng.u8(0..8) > 0 {
+            return self;
+        }
+        self = self.with_many_keys(rng);
+        (self.has_newcomer, self.nodes) = (true, rng.usize(3..=4));
+        self.active = seconds(rng, 18, 30);
+        self.longest_delay = Duration::from_millis(rng.u64(1..=50));
+        // Nobody's link is lost by what holds up the roads.
+        self.liveness = (Duration::from_secs(3), Duration::from_secs(5));
+        let (newcomer, writer) = (rng.usize(0..self.nodes), rng.usize(1..self.nodes));
+        let writer = (newcomer + writer) % self.nodes;
+        let (at, time) = (seconds(rng, 4, 10), Duration::from_secs(4));
+        let others = (0..self.nodes).filter(|node| *node != newcomer);
+        self.faults = others.map(|node| (at, Fault::Block { node, time })).collect();
+        let crash = Fault::Crash { node: newcomer, time: Duration::from_millis(10) };
+        let cut = Fault::Cut { node: writer };
+        // Before the roads are free.
+        self.faults.extend([(at, crash), (at + Duration::from_millis(3_500), cut)]);
+        self
+    }
+
+    /// Whether replicas may be filled from one another.
+    fn may_copy(&self) -> bool {
+        self.truth.has_source() && self.mode == Mode::Hydrate && self.loss == 0.0
+    }
+
+    /// Nothing is published again, few keys are written anew soon, and replicas are filled from one another.
+    fn with_many_keys(mut self, rng: &mut Rng) -> Self {
         self.keys = rng.usize(64..=200);
         // About ten writes a second in all: an owner draws keys of others in vain.
         self.pause = Duration::from_millis(match self.truth {
@@ -211,15 +258,6 @@ impl Plan {
         self.verifying.repairs = false;
         let bytes_per_second = rng.u64(1_000..=20_000);
         self.copies = Some(Copies { chunk_bytes: 1, bytes_per_second, loss: rng.f64() * 0.1 });
-        self.active = seconds(rng, 20, 40);
-        // That would take it from all.
-        self.faults.retain(|(_, fault)| !matches!(fault, Fault::Kill { .. }));
-        for _ in 0..rng.usize(6..=16) {
-            let (at, node) = (self.active.mul_f64(rng.f64()), rng.usize(0..self.nodes));
-            let time = Duration::from_millis(rng.u64(100..=3_000));
-            self.faults.extend([(at, Fault::Block { node, time }), (at, Fault::Cut { node })]);
-        }
-        self.faults.sort_by_key(|(at, _)| *at);
         self
     }
 }

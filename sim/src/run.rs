@@ -293,6 +293,7 @@ impl Simulation {
             let is_excused = || {
                 (may_miss && shown.is_none())
                     || oracle.died_with_its_writer(index)
+                    || (plan.has_newcomer && oracle.was_never_told(node, index))
                     || (plan.loss > 0.0 && self.is_untold(index, life.listens_since, &heard))
             };
             if shown != truth && !is_excused() {
