@@ -303,6 +303,7 @@ impl Access {
     }
 
     /// The certificate authorities that were named.
+    #[cfg(any(feature = "nats", feature = "postgres", feature = "redis"))]
     pub(crate) fn authorities(&self) -> anyhow::Result<Option<Vec<u8>>> {
         self.ca_file.as_deref().map(read).transpose()
     }

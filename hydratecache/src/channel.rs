@@ -17,6 +17,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::field::display;
 
 pub use applied::{AppliedBy, ReplicaId};
 pub use draft::Draft;
@@ -450,9 +451,11 @@ impl<T: 'static> Inner<T> {
     /// Counts a rejection, and says it where an operator looks.
     pub(crate) fn count(&self, rejection: Rejection) -> Rejection {
         self.counters.rejected.increment();
+        let origin = rejection.position().map(|position| display(position.origin));
         tracing::warn!(
             messaging.system = self.system(),
             messaging.destination.name = %self.topic,
+            origin,
             reason = %rejection.reason(),
             "rejected a message"
         );

@@ -15,6 +15,10 @@ use super::measure::Client;
 use crate::transport::{Access, Broker, BrokerUrl};
 
 /// Connects the raw client of a broker.
+#[cfg_attr(
+    not(any(feature = "nats", feature = "postgres", feature = "redis")),
+    expect(clippy::unused_async, reason = "Kafka's client connects by itself")
+)]
 pub(super) async fn connect(
     broker: Broker,
     url: &BrokerUrl,

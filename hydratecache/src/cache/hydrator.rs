@@ -163,12 +163,10 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let peers = contents.map(|contents| {
             Peers::new(channel.clone(), counters.clone(), contents, kept_beyond_end)
         });
+        // What the cache holds already is compared with the source.
+        let is_gathering = peers.is_some() && cache.keys().is_empty();
         let hydrator = Self {
-            contacts: match peers {
-                // What the cache holds already is compared with the source.
-                Some(_) if cache.keys().is_empty() => Contacts::gathering(),
-                _ => Contacts::default(),
-            },
+            contacts: if is_gathering { Contacts::gathering() } else { Contacts::default() },
             peers: peers.clone(),
             coverage: Coverage::default(),
             damage: Damage::default(),
