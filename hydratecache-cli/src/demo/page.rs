@@ -8,9 +8,17 @@
 //!                     http: one page, one stream of events, one address for what is asked
 //! ```
 
+#[cfg_attr(
+    not(feature = "broker"),
+    expect(clippy::unused_async, reason = "the in-process broker is not waited for")
+)]
 mod broker;
 mod http;
 mod journal;
+#[cfg_attr(
+    not(feature = "broker"),
+    expect(clippy::unused_async, clippy::unused_self, reason = "its links are alike, and at hand")
+)]
 mod link;
 mod model;
 mod seat;
