@@ -5,6 +5,8 @@ use std::fmt::Display;
 use hydratecache::{Error, ErrorKind};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use crate::publisher::GaveUp;
+
 /// What was under way when an error came: it decides whether something may have been sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attempt {
@@ -61,14 +63,13 @@ pub(crate) fn from_code(attempt: Attempt, place: impl Display, code: Code) -> Er
 pub(crate) fn of_a_client_that_gave_up(
     attempt: Attempt,
     place: impl Display,
-    cause: Code,
+    GaveUp { cause, has_written }: GaveUp,
 ) -> Error {
     let (kind, advice) = match (kind(attempt, cause), attempt) {
-        // It never wrote anything: see `Producer::given_up`.
-        (ErrorKind::Denied, Attempt::Publish) => {
+        (ErrorKind::Denied, Attempt::Publish) if !has_written => {
             (ErrorKind::Denied, "nothing was sent; grant the user Write on the topic")
         }
-        (ErrorKind::Denied, _) => {
+        (ErrorKind::Denied, Attempt::Enqueue) => {
             (ErrorKind::Denied, "grant the user Write on the topic; tried again in a second")
         }
         (_, Attempt::Publish) => {
@@ -168,11 +169,19 @@ mod tests {
 
     #[test]
     fn what_a_client_that_gave_up_had_may_have_been_sent_unless_it_was_never_allowed_to() {
-        let of = |attempt, cause| of_a_client_that_gave_up(attempt, "host:9092", cause).kind();
-        let lost = Code::OutOfOrderSequenceNumber;
-        assert_eq!(of(Attempt::Publish, lost), ErrorKind::UnknownOutcome);
-        assert_eq!(of(Attempt::Enqueue, lost), ErrorKind::Unavailable);
-        assert_eq!(of(Attempt::Publish, Code::ClusterAuthorizationFailed), ErrorKind::Denied);
+        let of = |attempt, cause, has_written| {
+            of_a_client_that_gave_up(attempt, "host:9092", GaveUp { cause, has_written }).kind()
+        };
+        let (lost, denied) = (Code::OutOfOrderSequenceNumber, Code::ClusterAuthorizationFailed);
+        assert_eq!(of(Attempt::Publish, lost, true), ErrorKind::UnknownOutcome);
+        assert_eq!(of(Attempt::Enqueue, lost, true), ErrorKind::Unavailable);
+        assert_eq!(of(Attempt::Publish, denied, false), ErrorKind::Denied);
+        assert_eq!(
+            of(Attempt::Publish, denied, true),
+            ErrorKind::UnknownOutcome,
+            "Write was revoked"
+        );
+        assert_eq!(of(Attempt::Enqueue, denied, true), ErrorKind::Denied);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::blocking::{Closable, OffRuntime, blocking};
 use crate::config::{KafkaConfig, MissingTopics, NewTopic};
 use crate::error::{Attempt, from_code, from_kafka, is_missing, is_passing};
-use crate::publisher::Producer;
+use crate::publisher::{GaveUp, Producer};
 use crate::surveyor::those_there;
 use making::Unmade;
 
@@ -45,8 +45,8 @@ pub(crate) struct Opener {
     /// For one that takes its place.
     publishing: ClientConfig,
     replaced: Notify,
-    /// When a client that [gave up](Producer::given_up) was replaced last, and why it did.
-    gave_up: Mutex<Option<(Instant, Code)>>,
+    /// When a client that [gave up](Producer::given_up) was replaced last.
+    gave_up_at: Mutex<Option<Instant>>,
     /// For clients that make topics.
     client: ClientConfig,
     missing_topics: MissingTopics,
@@ -67,7 +67,7 @@ impl Opener {
             producer: Closable::new(producer, config.address.clone()),
             publishing: config.producer(),
             replaced: Notify::new(),
-            gave_up: Mutex::default(),
+            gave_up_at: Mutex::default(),
             client: config.surveyor(),
             missing_topics: config.missing_topics,
             brokers_make: OnceCell::new(),
@@ -83,10 +83,9 @@ impl Opener {
     /// Replaces the publishing client, if it is [stranded](Context::is_stranded). What waits in it is of
     /// unknown outcome.
     pub(crate) fn renew(&self) {
+        let _one_by_one = self.replacing();
         let Ok(client) = self.producer.get() else { return };
-        let mut gave_up = self.gave_up();
-        if client.client().context().0.is_stranded() {
-            *gave_up = None;
+        if client.client().context().context.is_stranded() {
             self.replace(&client);
         }
     }
@@ -99,34 +98,28 @@ impl Opener {
     /// `Closed` once it is closed.
     pub(crate) fn sound_producer(&self) -> Result<Arc<OffRuntime<Producer>>> {
         let client = self.producer.get()?;
-        let Some(cause) = client.given_up() else { return Ok(client) };
-        let mut gave_up = self.gave_up();
-        let is_too_soon = gave_up.is_some_and(|(at, _)| at.elapsed() < REPLACEMENT_PAUSE);
-        if !is_too_soon {
+        if client.given_up().is_none() {
+            return Ok(client);
+        }
+        let mut gave_up_at = self.replacing();
+        // Somebody else may have been quicker.
+        let client = self.producer.get()?;
+        let is_too_soon = gave_up_at.is_some_and(|at| at.elapsed() < REPLACEMENT_PAUSE);
+        if let Some(GaveUp { cause, .. }) = client.given_up().filter(|_| !is_too_soon) {
             tracing::warn!(messaging.system = "kafka", %cause, "the publishing client gave up");
-            *gave_up = Some((Instant::now(), cause));
+            *gave_up_at = Some(Instant::now());
             self.replace(&client);
         }
         self.producer.get()
     }
 
-    /// Why the client gave up that failed a record with this code, if it did.
-    pub(crate) fn cause_of(&self, code: Code) -> Option<Code> {
-        let is_dropped = matches!(code, Code::PurgeQueue | Code::PurgeInflight | Code::Fatal);
-        let replaced = *self.gave_up();
-        // One that was closed drops records, too.
-        let current = self.producer.get().ok()?;
-        let cause = current.given_up().or(replaced.map(|(_, cause)| cause))?;
-        (is_dropped || code == cause).then_some(cause)
-    }
-
-    /// Held while a client is replaced, so that nobody replaces the one in its place.
-    fn gave_up(&self) -> MutexGuard<'_, Option<(Instant, Code)>> {
-        self.gave_up.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Held while a client is looked at and replaced, so that nobody replaces the one in its place.
+    fn replacing(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.gave_up_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn replace(&self, client: &OffRuntime<Producer>) {
-        let successor = client.client().context().0.successor();
+        let successor = client.client().context().context.successor();
         match Producer::new(&self.publishing, successor) {
             Ok(producer) => {
                 if let Some(before) = self.producer.replace(producer) {

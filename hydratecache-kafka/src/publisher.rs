@@ -22,7 +22,7 @@ use crate::topic_name::kafka_name;
 use delivery::{Delivery, Outcome};
 use lane::{Handed, Lane};
 
-pub(crate) use delivery::Producer;
+pub(crate) use delivery::{GaveUp, Producer};
 
 /// How long a close waits for the answers to what was sent, and whose limit has passed for the answer to what waited to be
 /// sent.
@@ -151,8 +151,8 @@ impl Publisher {
         room: Taken,
     ) -> Result<Handed> {
         let producer = self.opener.sound_producer()?;
-        if let Some(cause) = producer.given_up() {
-            return Err(delivery::refused_for_good(&self.place(lane), cause));
+        if let Some(gave_up) = producer.given_up() {
+            return Err(delivery::refused_for_good(&self.place(lane), gave_up));
         }
         let records = state.address(batch);
         let count = records.len();
@@ -166,7 +166,7 @@ impl Publisher {
             if sent == 0 {
                 let place = self.place(lane);
                 return Err(match producer.given_up() {
-                    Some(cause) => delivery::refused_for_good(&place, cause),
+                    Some(gave_up) => delivery::refused_for_good(&place, gave_up),
                     None => delivery::refused(&place, &error),
                 });
             }
@@ -174,7 +174,7 @@ impl Publisher {
             delivery.failed_to_enqueue(&error, count - sent);
             break;
         }
-        Ok(Handed { outcome, marks })
+        Ok(Handed { outcome, marks, client: producer })
     }
 
     async fn answer(&self, lane: &Lane, handed: Handed) -> Result<()> {
@@ -192,8 +192,7 @@ impl Publisher {
             }
             Ok(Outcome::Unproven) => Err(self.unknown_outcome(lane, "no offset came for a record")),
             Ok(Outcome::Failed(code)) => {
-                let cause = self.opener.cause_of(code);
-                let error = delivery::failed(&self.place(lane), code, cause);
+                let error = delivery::failed(&self.place(lane), code, &handed.client);
                 if error.kind() == ErrorKind::Broker {
                     // The topic may be gone, or have fewer partitions.
                     lane.lock().forget();

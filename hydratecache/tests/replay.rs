@@ -264,16 +264,26 @@ async fn a_publisher_that_does_not_answer_is_not_waited_for_long() {
     assert_eq!(*gaps, [None, Some(1), Some(1)], "at the start, when found, when given up");
 }
 
+/// The gap shows by the next message, or by the heartbeat.
 #[tokio::test(start_paused = true)]
 async fn of_a_replay_that_is_given_up_nothing_is_spared() {
+    for tells_heartbeat in [false, true] {
+        nothing_is_spared_of_a_replay(tells_heartbeat).await;
+    }
+}
+
+async fn nothing_is_spared_of_a_replay(tells_heartbeat: bool) {
     let (broker, domain) = (MemoryBroker::new(), VersionDomain::Clock);
     let writer = channel(Losing::new(&broker, [2, 3, 3, 3, 3, 3, 3, 3]), domain);
     let _answering = writer.answer_requests().await.expect("subscribed");
     let replica = Replica::new();
     let hydrate = channel(broker.connect(), domain).hydrate(replica.clone());
     let hydration = hydrate.await.expect("started");
-    for (key, number) in [("a", 1), ("b", 2), ("b", 3), ("c", 4)] {
+    for (key, number) in [("a", 1), ("b", 2), ("b", 3)] {
         publish(&writer, key, number, domain).await;
+    }
+    if !tells_heartbeat {
+        publish(&writer, "c", 4, domain).await;
     }
     let replayed = async {
         while value(&replica, "b").is_none() {
@@ -283,7 +293,7 @@ async fn of_a_replay_that_is_given_up_nothing_is_spared() {
     timeout(LIMIT, replayed).await.expect("one of two comes late");
     repaired(&hydration).await;
     assert_eq!((value(&replica, "a"), value(&replica, "b")), (None, None), "a newer one is lost");
-    assert_eq!(value(&replica, "c").as_deref(), Some("4"));
+    assert_eq!(value(&replica, "c").as_deref(), (!tells_heartbeat).then_some("4"));
     assert_eq!(hydration.stats().replays_failed, 1);
 }
 

@@ -123,11 +123,11 @@ fn line(replica: &Shown) -> String {
     )
 }
 
-/// Microseconds, as far as they matter where a replica is behind.
+/// Microseconds, as far as they matter where a replica is behind. Rounded up, as they are a bound.
 fn seconds(micros: u64) -> String {
-    match Duration::from_micros(micros).as_secs_f64() {
-        seconds @ ..99.95 => format!("{seconds:.1} s"),
-        seconds => format!("{seconds:.0} s"),
+    match micros.div_ceil(100_000) {
+        tenths @ ..1000 => format!("{}.{} s", tenths / 10, tenths % 10),
+        tenths => format!("{} s", tenths.div_ceil(10)),
     }
 }
 
@@ -193,8 +193,8 @@ mod tests {
 
     #[test]
     fn durations_are_short() {
-        let bounds = [0, 249_999, 99_940_000, 123_400_000].map(seconds);
-        assert_eq!(bounds, ["0.0 s", "0.2 s", "99.9 s", "123 s"]);
+        let bounds = [0, 249_999, 99_900_000, 123_400_000].map(seconds);
+        assert_eq!(bounds, ["0.0 s", "0.3 s", "99.9 s", "124 s"]);
         let shown = [0, 7, 999, 1000, 12_345, 999_999, 1_500_000].map(duration);
         assert_eq!(shown, ["-", "7 µs", "999 µs", "1.0 ms", "12.3 ms", "1000 ms", "1.50 s"]);
     }

@@ -1,6 +1,6 @@
 //! What became of a batch: one answer for all of its records, by librdkafka's delivery reports.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hydratecache::Error;
@@ -23,7 +23,19 @@ use crate::error::{Attempt, from_code, from_kafka, of_a_client_that_gave_up};
 pub(crate) struct Producer(ThreadedProducer<Deliveries>);
 
 /// Takes what the client reports to those who wait for it.
-pub(crate) struct Deliveries(pub(crate) Context);
+pub(crate) struct Deliveries {
+    pub(crate) context: Context,
+    /// Whether a broker ever took a record.
+    has_written: AtomicBool,
+}
+
+/// Why a client takes no record any more.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GaveUp {
+    pub(crate) cause: Code,
+    /// Whether it had written before: then what it dropped may have been sent.
+    pub(crate) has_written: bool,
+}
 
 /// A batch under way. Every record of it holds one reference.
 pub(crate) struct Delivery {
@@ -55,7 +67,7 @@ pub(super) enum Outcome {
 
 impl Producer {
     pub(crate) fn new(config: &ClientConfig, context: Context) -> KafkaResult<Self> {
-        let context = Deliveries(context);
+        let context = Deliveries { context, has_written: AtomicBool::default() };
         ThreadedProducer::from_config_and_context(config, context).map(Self)
     }
 
@@ -69,8 +81,16 @@ impl Producer {
     /// (`rd_kafka_handle_idempotent_Produce_error` in `rdkafka_request.c`). Or at once, if the user may write
     /// nothing yet (`rd_kafka_idemp_check_error` in `rdkafka_idempotence.c`). What waits in it is dropped, and a
     /// connection that it loses is not made again.
-    pub(crate) fn given_up(&self) -> Option<Code> {
-        self.client().fatal_error().map(|(code, _)| code)
+    pub(crate) fn given_up(&self) -> Option<GaveUp> {
+        let (cause, _) = self.client().fatal_error()?;
+        let has_written = self.client().context().has_written.load(Ordering::Relaxed);
+        Some(GaveUp { cause, has_written })
+    }
+
+    /// Why it gave up, if it failed a record with this code for that.
+    pub(super) fn dropped(&self, code: Code) -> Option<GaveUp> {
+        let is_dropped = matches!(code, Code::PurgeQueue | Code::PurgeInflight | Code::Fatal);
+        self.given_up().filter(|gave_up| is_dropped || gave_up.cause == code)
     }
 
     pub(super) fn enqueue(
@@ -93,7 +113,8 @@ impl Producer {
 
     /// Answers all that is under way at once: nobody waits for it any more.
     pub(crate) fn abandon(&self) {
-        self.0.purge(PurgeConfig::default().queue().inflight());
+        // Nobody waits while a thread of the client does, for a name server perhaps.
+        self.0.purge(PurgeConfig::default().queue().inflight().non_blocking());
     }
 }
 
@@ -141,11 +162,11 @@ impl Delivery {
 
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        self.0.log(level, facility, line);
+        self.context.log(level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(error, reason);
+        self.context.error(error, reason);
     }
 }
 
@@ -154,7 +175,7 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, delivery: Arc<Delivery>) {
         match result {
-            Ok(record) if record.offset() >= 0 => {}
+            Ok(record) if record.offset() >= 0 => self.has_written.store(true, Ordering::Relaxed),
             Ok(_) => delivery.fail(Outcome::Unproven),
             Err((error, _)) => {
                 let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
@@ -171,14 +192,14 @@ pub(super) fn refused(place: &str, error: &KafkaError) -> Error {
 }
 
 /// The client takes no batch any more.
-pub(super) fn refused_for_good(place: &str, cause: Code) -> Error {
-    of_a_client_that_gave_up(Attempt::Enqueue, place, cause)
+pub(super) fn refused_for_good(place: &str, gave_up: GaveUp) -> Error {
+    of_a_client_that_gave_up(Attempt::Enqueue, place, gave_up)
 }
 
-/// The broker does not, or may not, have all of a batch. The cause: why its client gave up, if it did.
-pub(super) fn failed(place: &str, code: Code, cause: Option<Code>) -> Error {
-    match cause {
-        Some(cause) => of_a_client_that_gave_up(Attempt::Publish, place, cause),
+/// The broker does not, or may not, have all of a batch.
+pub(super) fn failed(place: &str, code: Code, client: &Producer) -> Error {
+    match client.dropped(code) {
+        Some(gave_up) => of_a_client_that_gave_up(Attempt::Publish, place, gave_up),
         None => from_code(Attempt::Publish, place, code),
     }
 }

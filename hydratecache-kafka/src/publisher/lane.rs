@@ -2,13 +2,14 @@
 //! waits.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hydratecache::{Kind, Message, Result};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::delivery::Outcome;
+use super::delivery::{Outcome, Producer};
+use crate::blocking::OffRuntime;
 use crate::numbering::{Mark, Numbering};
 use crate::partition::partition_of;
 use crate::record::{Addressed, Record, encode};
@@ -39,6 +40,8 @@ pub(super) struct Handed {
     pub(super) outcome: oneshot::Receiver<Outcome>,
     /// What it numbered, to be confirmed.
     pub(super) marks: Vec<Mark>,
+    /// Which client has it.
+    pub(super) client: Arc<OffRuntime<Producer>>,
 }
 
 /// A record with its partition.

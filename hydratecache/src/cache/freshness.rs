@@ -93,14 +93,17 @@ impl fmt::Display for State {
     }
 }
 
-/// A time span, for people: `74 ms`, `1.3 s`.
+/// A time span, for people: `74 ms`, `1.3 s`. Rounded up, as it is an upper bound.
 struct Shown(Duration);
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_millis() {
+        match self.0.as_nanos().div_ceil(1_000_000) {
             millis @ ..1000 => write!(f, "{millis} ms"),
-            _ => write!(f, "{:.1} s", self.0.as_secs_f64()),
+            millis => {
+                let tenths = millis.div_ceil(100);
+                write!(f, "{}.{} s", tenths / 10, tenths % 10)
+            }
         }
     }
 }
@@ -241,7 +244,7 @@ mod tests {
         assert_eq!(shown(State::Warming, None), "warming, nothing proven yet");
         tokio::time::advance(Duration::from_millis(1250)).await;
         let suspect = State::Suspect(began + late);
-        assert_eq!(shown(suspect, Some(began)), "suspect for 1.2 s, proven within 1.3 s");
+        assert_eq!(shown(suspect, Some(began)), "suspect for 1.3 s, proven within 1.4 s");
         assert_eq!(State::Stopped.to_string(), "stopped");
     }
 

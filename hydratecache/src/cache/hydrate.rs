@@ -74,6 +74,11 @@ impl<T> Settings<T> {
         }
     }
 
+    /// Whether entries may end before their publisher's end for them.
+    pub(super) fn shortens_lives(&self) -> bool {
+        self.max_ttl.is_some() || self.expiry_jitter > 0.0
+    }
+
     /// How long an entry is held that has this long to live.
     pub(super) fn held_for(&self, left: Duration) -> Duration {
         let left = if self.expiry_jitter > 0.0 {
@@ -238,10 +243,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrate<T, C> {
             "a warm start needs a source too, for the replica that is the first"
         } else if self.settings.mode != Mode::Hydrate {
             "a warm start is for Mode::Hydrate: in the other modes no replica has everything"
-        } else if self.cache.evicts()
-            || self.settings.max_ttl.is_some()
-            || self.settings.expiry_jitter > 0.0
-        {
+        } else if self.cache.evicts() || self.settings.shortens_lives() {
             "a warm start is for caches that hold every entry to its end: not for one that evicts, or \
              with a longest life or jittered expiry, from which others would miss entries"
         } else if self.channel.0.transport.limits().durable {

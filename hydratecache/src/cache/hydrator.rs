@@ -81,6 +81,8 @@ pub(super) struct Hydrator<T, C> {
     epoch: u32,
     /// Keys whose entries came, in order, behind what is missing: a clear spares them.
     news: Option<HashSet<Key, foldhash::fast::RandomState>>,
+    /// What is being applied came behind later ones.
+    is_late: bool,
     /// Everything that was missing has come, and what it asked to be loaded was asked for before this.
     repaired_at: Option<Mark>,
     /// Other replicas, if they are to be asked.
@@ -142,9 +144,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let fences = Fences::new(transport.clone(), watched.clone(), counters.clone());
         let fence_interval = settings.fence_interval;
         let can_reload = settings.source.is_some() || settings.mode == Mode::Invalidate;
-        let kept_beyond_end = settings.kept_beyond_end;
         let keeps_all =
-            settings.mode == Mode::Hydrate && !cache.evicts() && settings.max_ttl.is_none();
+            settings.mode == Mode::Hydrate && !cache.evicts() && !settings.shortens_lives();
         let desk = settings.source.clone().map(|source| verifier::Desk {
             system: channel.system(),
             topic: channel.topic.clone(),
@@ -155,13 +156,13 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             status: watched.clone(),
             counters: counters.clone(),
             is_whole: keeps_all,
-            kept_beyond_end,
+            kept_beyond_end: settings.kept_beyond_end,
         });
         let witness =
             Witness { heads: heads.clone(), fences: fences.clone(), status: watched.clone() };
         let (settings_of_copies, contents) = offering.unzip();
         let peers = contents.map(|contents| {
-            Peers::new(channel.clone(), counters.clone(), contents, kept_beyond_end)
+            Peers::new(channel.clone(), counters.clone(), contents, settings.kept_beyond_end)
         });
         // What the cache holds already is compared with the source.
         let is_gathering = peers.is_some() && cache.keys().is_empty();
@@ -182,6 +183,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             dropped: 0,
             epoch: 0,
             news: None,
+            is_late: false,
             repaired_at: None,
             reload_at: reads_first.then_some(now),
             settled_at: Some(now + SETTLING),
@@ -307,7 +309,9 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             Signal::Live => self.live().await,
             Signal::Gap(gap) => self.gap(gap).await,
             Signal::Late(message) => {
+                self.is_late = true;
                 self.processing(&message).over(self.late(&message)).await;
+                self.is_late = false;
                 self.progress.handled(message.position());
             }
             Signal::Rejected(rejection) => {
@@ -401,13 +405,11 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             // An empty cache holds nothing stale; how fresh what comes is, the next fence proves.
             _ if self.clears(action) => {
                 self.reload_at = None;
-                self.drop_all().await;
                 self.dropped += 1;
-                self.change(|status| {
-                    // It is no copy for others.
-                    status.has_holes = true;
-                    status.repaired();
-                });
+                // It is no copy for others. Said before any entry goes: to a reader none may seem never written.
+                self.change(|status| status.has_holes = true);
+                self.drop_all().await;
+                self.change(Status::repaired);
             }
             GapAction::Reload | GapAction::Clear => self.repair_soon(),
             GapAction::Suspect => self.change(|status| status.suspect(now)),

@@ -50,7 +50,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     /// missing still.
     pub(super) fn note_news(&mut self, key: &Key, message: &Message) {
         let Some(news) = &mut self.news else { return };
-        if message.position().is_none_or(|position| self.progress.has(position)) {
+        if self.is_late || message.position().is_none() {
             news.remove(key);
         } else {
             news.insert(key.clone());

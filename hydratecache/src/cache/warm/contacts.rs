@@ -57,7 +57,7 @@ impl Contacts {
             }
             Self::Copied(heads) => {
                 let head = heads.remove(&origin)?;
-                Positions::new(origin, head + 1, before)
+                Positions::new(origin, head.saturating_add(1), before)
             }
         }
     }

@@ -45,8 +45,12 @@ impl Coverage {
         from: NonZeroU64,
         is_known: impl FnOnce() -> bool,
     ) {
-        if self.latest == Some(origin) || !self.has_room_for(origin) {
+        if self.latest == Some(origin) {
             return;
+        }
+        if !self.has_room_for(origin) {
+            // Of who is heard later less is vouched for, until the source is read again.
+            self.heard.clear();
         }
         let anew =
             || Heard { from: Some(from), told: from, is_interrupted: false, scans: self.scans };
