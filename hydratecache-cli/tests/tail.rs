@@ -6,12 +6,15 @@ mod support;
 use std::process::Stdio;
 use std::time::Duration;
 
-use hydratecache::{Channel, Ttl, VersionDomain};
+use hydratecache::Channel;
 use serde_json::Value;
 use support::{Following, broker, hydratecache, lines};
 
 /// Publishes something of each kind.
+#[cfg(any(feature = "nats", feature = "postgres", feature = "redis"))]
 async fn publish_each_kind(transport: impl hydratecache::Transport, topic: &str) {
+    use hydratecache::{Ttl, VersionDomain};
+
     let channel = Channel::<Value>::builder(transport, topic).with_versions(VersionDomain::Caller);
     let channel = channel.build().expect("legal");
     let ttl = Ttl::starting_now(Duration::from_secs(600)).expect("legal");
@@ -23,6 +26,7 @@ async fn publish_each_kind(transport: impl hydratecache::Transport, topic: &str)
     channel.clear().version(4).await.expect("published");
 }
 
+#[cfg(any(feature = "nats", feature = "postgres", feature = "redis"))]
 async fn every_kind_is_shown(url: &str, transport: impl hydratecache::Transport) {
     let mut tail = Following::start(
         &["tail", "users", "--json", "--count", "4", "--key-prefix", "user:"],
