@@ -6,7 +6,7 @@
 set -euo pipefail
 
 ROOT=$(cd -P "${BASH_SOURCE[0]%/*}/.." && pwd)
-readonly ROOT SEEDS_FOR_A_BUG=1000
+readonly ROOT SEEDS_FOR_A_BUG=3000
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$ROOT/target}/sim
 # Tokio's order of several that could go on is seeded with this only.
 export RUSTFLAGS="${RUSTFLAGS:-} --cfg tokio_unstable"
