@@ -2,8 +2,8 @@
 
 TRANSPORT ?= memory
 TRANSPORTS := memory redis nats postgres kafka
-# Before anything is built, which takes minutes.
-CHECK_TRANSPORT = $(if $(filter $(TRANSPORTS),$(TRANSPORT)),,$(error TRANSPORT=$(TRANSPORT) is none of $(TRANSPORTS)))
+# Before anything is built, which takes minutes. Several names are none of them.
+CHECK_TRANSPORT = $(if $(filter $(TRANSPORTS),$(subst $() ,-,$(strip $(TRANSPORT)))),,$(error TRANSPORT=$(TRANSPORT) is none of $(TRANSPORTS)))
 SERVICES := scripts/services.sh
 # In-process the demo builds no C code, so the brokers' clients and their TLS stay out.
 DEMO_FEATURES := $(if $(filter memory,$(TRANSPORT)),--no-default-features,$(if $(filter kafka,$(TRANSPORT)),--features kafka,))

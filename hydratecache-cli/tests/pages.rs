@@ -128,16 +128,17 @@ async fn every_command_of_every_page_does_what_it_says() {
 
 #[test]
 fn a_transport_that_is_none_is_refused_before_anything_is_built() {
-    for target in ["demo", "page"] {
+    for (target, transport) in [("demo", "pigeon"), ("page", "redis nats"), ("demo", "")] {
+        let setting = format!("TRANSPORT={transport}");
         let mut make = std::process::Command::new("make");
-        make.args(["--dry-run", target, "TRANSPORT=pigeon"]).current_dir(repository());
+        make.args(["--dry-run", target, &setting]).current_dir(repository());
         // These tests are run by `make test`: its own make says where it is, and hands its options on.
         for of_the_outer in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL"] {
             make.env_remove(of_the_outer);
         }
         let ended = make.output().expect("it runs");
         let stderr = String::from_utf8_lossy(&ended.stderr);
-        assert!(stderr.contains("TRANSPORT=pigeon is none of memory redis"), "{stderr}");
+        assert!(stderr.contains(&format!("{setting} is none of memory redis")), "{stderr}");
         assert!(ended.stdout.is_empty(), "{ended:?}");
     }
 }

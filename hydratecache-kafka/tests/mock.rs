@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use hydratecache::cache::Replica;
 use hydratecache::{
-    Channel, Error, ErrorKind, Key, Message, Origin, Position, Signal, Topic, Transport,
+    Channel, Error, ErrorKind, Fence, Key, Message, Origin, Position, Signal, Subscription, Topic,
+    Transport,
 };
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -46,6 +47,24 @@ async fn publish_one(transport: &Arc<dyn Transport>) -> Result<(), Error> {
     within(Duration::from_secs(5), transport.publish(topic, batch)).await
 }
 
+/// How many messages come before `fence`, and nothing else: a gap, or a disruption of another client than the one
+/// that publishes, fails the test.
+async fn messages_before(fence: Fence, subscription: &mut Subscription) -> u64 {
+    let mut messages = 0;
+    let reading = async {
+        while let Some(signal) = subscription.next().await {
+            match signal {
+                Signal::Message(_) => messages += 1,
+                Signal::Fenced(passed) if passed >= fence => return,
+                Signal::Fenced(_) => {}
+                other => panic!("messages, not {other:?}"),
+            }
+        }
+    };
+    within(Duration::from_secs(5), reading).await;
+    messages
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_on_several_brokers_fill_one_replica() {
     let cluster = cluster();
@@ -74,19 +93,7 @@ async fn a_publish_that_a_broker_refuses_for_the_moment_arrives_once() {
     cluster.request_errors(Api::Produce, &passing);
     publish_one(&transport).await.expect("published at the third attempt");
     let fence = transport.fence().await.expect("an echo");
-    let mut messages = 0;
-    let reading = async {
-        while let Some(signal) = subscription.next().await {
-            match signal {
-                Signal::Message(_) => messages += 1,
-                Signal::Fenced(passed) if passed >= fence => return,
-                Signal::Fenced(_) => {}
-                other => panic!("messages, not {other:?}"),
-            }
-        }
-    };
-    within(Duration::from_secs(5), reading).await;
-    assert_eq!(messages, 2);
+    assert_eq!(messages_before(fence, &mut subscription).await, 2);
 }
 
 /// A broker may have lost the end of a partition, and with it what it had of its publishers: librdkafka's client
@@ -114,19 +121,7 @@ async fn publishing_goes_on_after_the_client_gave_up_and_what_was_under_way_is_o
         within(Duration::from_secs(3), publishing).await;
     }
     let fence = transport.fence().await.expect("an echo");
-    let mut messages = 0;
-    let reading = async {
-        while let Some(signal) = subscription.next().await {
-            match signal {
-                Signal::Message(_) => messages += 1,
-                Signal::Fenced(passed) if passed >= fence => return,
-                Signal::Fenced(_) => {}
-                other => panic!("messages, not {other:?}: the client that reads is another one"),
-            }
-        }
-    };
-    within(Duration::from_secs(5), reading).await;
-    assert_eq!(messages, 3);
+    assert_eq!(messages_before(fence, &mut subscription).await, 3);
 }
 
 /// librdkafka's client gives up as soon as it is connected.

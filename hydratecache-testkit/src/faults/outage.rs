@@ -26,7 +26,7 @@ pub async fn a_killed_server_is_noticed_at_once_and_its_restart_too(subject: &dy
         let why = listener.disrupted(secs(1)).await;
         assert_eq!(why.kind(), ErrorKind::Unavailable, "{why}");
         broker.start_again().await.expect("restarted");
-        listener.back(subject, secs(1)).await;
+        listener.back_after_restart(subject).await;
         let other = connect(subject).await;
         let mut others = Writer::new(&other, &topic);
         for number in 1..=10 {

@@ -16,6 +16,9 @@ use super::{Missed, Setup, Subject};
 use crate::conformance::Capability;
 use crate::proxy::FaultProxy;
 
+/// How long a broker that keeps messages may open its log before it serves, on a busy machine.
+const OPENING: Duration = secs(4);
+
 /// A transport to the subject's broker.
 pub async fn connect(subject: &dyn Subject) -> Arc<dyn Transport> {
     connect_with(subject, Setup::default()).await
@@ -235,6 +238,12 @@ impl Listener {
             Missed::Gone => self.live_then_gap(limit).await,
             Missed::Replayed => self.live(limit).await,
         }
+    }
+
+    /// The same after a restart of the broker. One that keeps messages has its log to open first.
+    pub async fn back_after_restart(&mut self, subject: &dyn Subject) {
+        let opening = if subject.missed() == Missed::Replayed { OPENING } else { Duration::ZERO };
+        self.back(subject, secs(1) + opening).await;
     }
 
     /// The next signal: the link is back.
