@@ -107,7 +107,7 @@ impl NatsEvents {
 
 impl Log {
     /// So many events may have come since a moment that none of them can have been lost.
-    pub(crate) const TRUSTED: u64 = 100;
+    const TRUSTED: u64 = 100;
 
     fn enter(&mut self, event: &Event) {
         self.seen += 1;

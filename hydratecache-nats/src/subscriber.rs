@@ -176,8 +176,7 @@ impl Noticed {
     /// What was dropped since `before`.
     fn lagged_since(self, before: Self) -> Option<Incoming<Subject>> {
         let dropped = self.dropped - before.dropped;
-        let is_whole = self.seen - before.seen < Log::TRUSTED;
-        (dropped > 0).then_some(Incoming::Lagged(if is_whole { dropped } else { 0 }))
+        (dropped > 0).then_some(Incoming::Lagged(dropped))
     }
 }
 

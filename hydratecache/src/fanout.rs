@@ -9,12 +9,11 @@ mod clocks;
 mod queue;
 
 use std::fmt;
-use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
-use crate::sequence::{Tracker, Verdict};
+use crate::sequence::{Lost, Tracker, Verdict};
 use crate::transport::{Fence, Gap, Signal, Subscription};
 use crate::wire::{Rejection, RejectionReason};
 use crate::{Error, Kind, Message, Position};
@@ -135,9 +134,28 @@ impl Fanout {
     /// it: what is missing before each origin's next message is no loss.
     pub fn compacted_in(&self, partition: usize) {
         if let Some(tracker) = self.lock().trackers.get_mut(partition) {
-            // However many they were, nobody misses them.
-            tracker.reported_by_the_link(Gap::Exact(NonZeroU64::MAX));
+            tracker.replaced();
         }
+    }
+
+    /// The link lost these messages, and its next gap is to count them: they are not missed again by their
+    /// numbers. Returns how many writes there are that readers do not have. What is missing before
+    /// them they are told at once, by its numbers, for it is another loss.
+    pub fn lost(&self, messages: &[Message]) -> u64 {
+        let mut state = self.lock();
+        let State { trackers, readers, .. } = &mut *state;
+        let tracker = tracker_of(trackers, 0);
+        let mut count = 0;
+        for write in messages.iter().filter(|message| message.kind().is_write()) {
+            let lost = write.position().map_or(Lost::Next, |position| tracker.lost(position));
+            count += u64::from(lost != Lost::Duplicate);
+            if let Lost::After(gap) = lost {
+                for queue in readers.iter() {
+                    queue.lock().push(Signal::Gap(gap));
+                }
+            }
+        }
+        count
     }
 
     /// The link is lost.
@@ -145,11 +163,11 @@ impl Fanout {
         self.tell(|queue| queue.push(Signal::Disrupted(why.clone())));
     }
 
-    /// The link is back and the subscription is proven. `missed` says what may have been lost; no
-    /// reader sees `Live` without the gap behind it.
+    /// The link is back and the subscription is proven. `missed` says what may have been lost, as in
+    /// [`gap`](Self::gap); no reader sees `Live` without the gap behind it.
     pub fn live(&self, missed: Option<Gap>) {
-        if let Some(gap) = missed {
-            self.reported_by_the_link(gap);
+        if missed.is_some() {
+            self.reported_by_the_link();
         }
         self.tell(|queue| {
             queue.push(Signal::Live);
@@ -159,9 +177,11 @@ impl Fanout {
         });
     }
 
-    /// The link lost messages. Those that it counted are not counted again by their sequences.
+    /// The link lost messages. Those with a number are counted by it when their publisher is heard
+    /// next, so a link that cannot say which it lost reports [`Gap::Unknown`]; one that has them at hand says
+    /// so by [`lost`](Self::lost) first.
     pub fn gap(&self, gap: Gap) {
-        self.reported_by_the_link(gap);
+        self.reported_by_the_link();
         self.tell(|queue| queue.push(Signal::Gap(gap)));
     }
 
@@ -187,8 +207,8 @@ impl Fanout {
         }
     }
 
-    fn reported_by_the_link(&self, gap: Gap) {
-        self.lock().trackers.iter_mut().for_each(|tracker| tracker.reported_by_the_link(gap));
+    fn reported_by_the_link(&self) {
+        self.lock().trackers.iter_mut().for_each(Tracker::reported_by_the_link);
     }
 
     fn tell(&self, push: impl Fn(&mut Waiting)) {

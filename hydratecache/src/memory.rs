@@ -248,7 +248,7 @@ impl Drop for Link {
 impl Listener {
     fn receive(&mut self, batch: Vec<Message>) {
         if self.cut.load(Ordering::Relaxed) {
-            self.missed += batch.iter().filter(|m| m.kind().is_write()).count() as u64;
+            self.missed += self.fanout.lost(&batch);
         } else {
             self.fanout.arrived(batch.into_iter().map(Ok));
         }

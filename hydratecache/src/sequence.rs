@@ -4,7 +4,6 @@
 //! comes out. `docs/ARCHITECTURE.md` says where it stands.
 
 use std::collections::{HashMap, VecDeque};
-use std::num::NonZeroU64;
 
 use crate::message::Position;
 use crate::transport::Gap;
@@ -24,6 +23,17 @@ pub enum Verdict {
     Duplicate,
 }
 
+/// What a message is that the link lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// Nothing else is missing before it.
+    Next,
+    /// Other messages are missing before it.
+    After(Gap),
+    /// It was delivered, or is known to be lost.
+    Duplicate,
+}
+
 /// Tracks the sequences of every origin of one topic.
 ///
 /// An origin that is heard for the first time is taken as it comes: what it sent before belongs
@@ -34,10 +44,10 @@ pub struct Tracker {
     capacity: usize,
     /// Grows with every message, to find who was silent the longest.
     now: u64,
-    /// Grows with every gap that the link reported.
+    /// Grows when the broker has replaced messages.
     epoch: u32,
-    /// How many messages the link counted as lost that no origin's jump has accounted for yet.
-    counted: u64,
+    /// Whether what is missing before the first message of an origin in this epoch was replaced.
+    is_replaced: bool,
     /// What was reported missing and may still come, the oldest first: of each origin ascending.
     missing: VecDeque<Positions>,
     forgot: bool,
@@ -75,7 +85,7 @@ impl Tracker {
             capacity: capacity.max(1),
             now: 0,
             epoch: 0,
-            counted: 0,
+            is_replaced: false,
             missing: VecDeque::new(),
             forgot: false,
         }
@@ -104,7 +114,7 @@ impl Tracker {
         if let Some(heard) = self.heard.get_mut(&position.origin)
             && heard.last == position.sequence.get()
         {
-            // Nothing of this origin was lost up to here: none of its jumps was counted.
+            // Nothing of this origin was replaced up to here.
             heard.epoch = self.epoch;
         }
         let sequence = position.sequence.get();
@@ -114,11 +124,31 @@ impl Tracker {
         }
     }
 
-    /// The link reported `gap`. Of what it counted, nothing is counted again: that many messages may
-    /// be missing before the next message of each origin. What it could not count is counted now.
-    pub fn reported_by_the_link(&mut self, gap: Gap) {
+    /// The link lost the message at `position`, and reports that itself: its number is used. An origin that
+    /// was never heard stays so.
+    pub fn lost(&mut self, position: Position) -> Lost {
+        if !self.knows(position.origin) {
+            return Lost::Next;
+        }
+        let sequence = position.sequence.get();
+        match self.advance(position.origin, sequence, sequence - 1) {
+            Advance::Missing(missing) => missing.map_or(Lost::Next, Lost::After),
+            Advance::Before => Lost::Next,
+            Advance::Not => Lost::Duplicate,
+        }
+    }
+
+    /// The broker no longer has what stood here, because something newer replaced it: what is missing
+    /// before the next message of each origin is no loss.
+    pub fn replaced(&mut self) {
         self.epoch = self.epoch.wrapping_add(1);
-        self.counted = gap.exact().map_or(0, |count| self.counted.saturating_add(count));
+        self.is_replaced = true;
+    }
+
+    /// The link reported a gap. What is missing before the next message of an origin may be of it, or a
+    /// publish that failed behind it: nobody can tell, so it is reported too.
+    pub fn reported_by_the_link(&mut self) {
+        self.is_replaced = false;
     }
 
     /// Whether an origin was forgotten, for want of room, since this was last asked: from then on
@@ -140,28 +170,18 @@ impl Tracker {
             let missing = Positions::new(origin, heard.last + 1, complete);
             heard.last = sequence;
             let is_first_since = std::mem::replace(&mut heard.epoch, epoch) != epoch;
-            let gap = missing.and_then(|missing| self.uncounted(missing, is_first_since));
-            return Advance::Missing(gap);
+            if is_first_since && self.is_replaced {
+                return Advance::Missing(None);
+            }
+            self.missing.extend(missing);
+            self.bound_missing();
+            return Advance::Missing(missing.map(Gap::Known));
         }
         if self.heard.len() >= self.capacity {
             self.forget_the_silent_half();
         }
         self.heard.insert(origin, Heard { first: sequence, last: sequence, epoch, at });
         Advance::Missing(None)
-    }
-
-    /// What is left of `missing` without those that the link counted.
-    fn uncounted(&mut self, missing: Positions, is_first_since: bool) -> Option<Gap> {
-        let count = missing.count().get();
-        let counted = if is_first_since { count.min(self.counted) } else { 0 };
-        self.counted -= counted;
-        if counted > 0 {
-            // Which of them the link counted is not known.
-            return NonZeroU64::new(count - counted).map(Gap::Exact);
-        }
-        self.missing.push_back(missing);
-        self.bound_missing();
-        Some(Gap::Known(missing))
     }
 
     fn bound_missing(&mut self) {
@@ -220,6 +240,7 @@ enum Advance {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::num::NonZeroU64;
 
     use super::*;
     use proptest::prelude::*;
@@ -346,36 +367,46 @@ mod tests {
         assert_eq!(tracker.message(at(1, 4)), Verdict::Next);
     }
 
-    fn exact(count: u64) -> Gap {
-        Gap::Exact(NonZeroU64::new(count).expect("not zero"))
-    }
-
     #[test]
-    fn what_the_link_counted_is_not_counted_again_but_a_duplicate_still_is_one() {
+    fn what_is_missing_behind_a_gap_of_the_link_is_told_too() {
         let mut tracker = Tracker::new();
         tracker.message(at(1, 5));
-        tracker.reported_by_the_link(exact(3));
+        tracker.reported_by_the_link();
         assert_eq!(tracker.message(at(1, 5)), Verdict::Duplicate);
-        assert_eq!(tracker.message(at(1, 9)), Verdict::Next);
-        assert_eq!(
-            tracker.message(at(1, 7)),
-            Verdict::Duplicate,
-            "nobody was told which are missing"
-        );
-        assert_eq!(tracker.message(at(1, 11)), Verdict::After(known(10, 10)));
-        tracker.reported_by_the_link(exact(1));
-        assert_eq!(tracker.heartbeat(at(1, 11)), None, "nothing of this origin was lost");
-        assert_eq!(tracker.message(at(1, 13)), Verdict::After(known(12, 12)));
+        assert_eq!(tracker.message(at(1, 9)), Verdict::After(known(6, 8)));
+        tracker.reported_by_the_link();
+        assert_eq!(tracker.heartbeat(at(1, 10)), Some(known(10, 10)));
     }
 
     #[test]
-    fn a_publish_that_failed_after_the_link_reported_its_gap_is_counted() {
+    fn what_the_link_names_as_lost_is_not_told_again_but_what_is_missing_before_it() {
         let mut tracker = Tracker::new();
+        assert_eq!(tracker.lost(at(2, 4)), Lost::Next);
         tracker.message(at(1, 5));
-        tracker.reported_by_the_link(exact(2));
-        assert_eq!(tracker.message(at(1, 9)), Verdict::After(exact(1)));
-        tracker.reported_by_the_link(Gap::Unknown);
-        assert_eq!(tracker.heartbeat(at(1, 10)), Some(known(10, 10)));
+        assert_eq!(tracker.lost(at(1, 6)), Lost::Next);
+        assert_eq!(tracker.lost(at(1, 6)), Lost::Duplicate);
+        assert_eq!(tracker.lost(at(1, 5)), Lost::Duplicate, "it was delivered");
+        assert_eq!(tracker.lost(at(1, 8)), Lost::After(known(7, 7)), "its publish failed");
+        assert_eq!(tracker.message(at(1, 9)), Verdict::Next);
+        assert_eq!(tracker.message(at(1, 7)), Verdict::Late);
+        assert_eq!(tracker.message(at(1, 6)), Verdict::Duplicate, "nobody was told which");
+        assert_eq!(tracker.message(at(2, 8)), Verdict::Next, "an origin is taken as it comes");
+    }
+
+    #[test]
+    fn what_was_replaced_is_no_loss_until_its_origin_is_heard_or_the_link_has_a_gap() {
+        let mut tracker = Tracker::new();
+        for origin in 1..=3 {
+            tracker.message(at(origin, 5));
+        }
+        tracker.replaced();
+        assert_eq!(tracker.message(at(1, 9)), Verdict::Next);
+        assert_eq!(tracker.message(at(1, 7)), Verdict::Duplicate, "nobody misses it");
+        assert_eq!(tracker.message(at(1, 11)), Verdict::After(known(10, 10)));
+        assert_eq!(tracker.heartbeat(at(2, 5)), None, "nothing of this origin was replaced");
+        assert!(matches!(tracker.message(at(2, 7)), Verdict::After(Gap::Known(_))));
+        tracker.reported_by_the_link();
+        assert!(matches!(tracker.message(at(3, 7)), Verdict::After(Gap::Known(_))));
     }
 
     #[test]

@@ -36,7 +36,8 @@ use crate::{Error, ErrorKind, Message, Position, Positions, Result, Topic};
 /// * **P5 Publish tells the truth.** `Ok` means that the broker has the batch. An outcome that is
 ///   not known is [`UnknownOutcome`](ErrorKind::UnknownOutcome). Every wait has a limit.
 /// * **P6 Slow readers hurt themselves only.** Queues are bounded in bytes; overflow is
-///   [`Gap::Exact`]; the broker's connection is always drained.
+///   [`Gap::Exact`]; the broker's connection is always drained. Where a process is too slow even for that, what
+///   the broker's client drops is [`Gap::Unknown`], and numbers count it.
 /// * **P7 Bad input** is an error before any I/O; what arrives broken is [`Signal::Rejected`], and
 ///   the stream goes on.
 /// * **P8 Close is quick and final**: at most 2 seconds, streams end, later calls return

@@ -265,6 +265,36 @@ async fn a_failed_publish_shows_as_a_gap_to_those_who_missed_it() {
     assert_eq!(writer.stats().failed, 1);
 }
 
+#[tokio::test]
+async fn what_the_link_lost_of_one_publisher_does_not_hide_what_another_failed_to_publish() {
+    let broker = MemoryBroker::new();
+    let (here, link) = (broker.connect(), broker.connect());
+    let reader = Channel::<String>::new(here.clone(), "users").expect("legal");
+    let mut updates = reader.subscribe().await.expect("subscribes");
+    let writer = Channel::<String>::new(link.clone(), "users").expect("legal");
+    let gone = channel(&broker);
+    for channel in [&gone, &writer] {
+        channel.publish("a", &"1".to_owned()).await.expect("published");
+        update(&mut updates).await;
+    }
+    here.cut();
+    gone.publish("a", &"2".to_owned()).await.expect("published");
+    here.heal();
+    link.cut();
+    assert_eq!(kind(writer.publish("b", &"3".to_owned()).await), ErrorKind::Unavailable);
+    link.heal();
+    writer.publish("c", &"4".to_owned()).await.expect("published");
+    let mut gaps = Vec::new();
+    loop {
+        match event(&mut updates).await {
+            Event::Gap(gap) => gaps.push(gap.exact()),
+            Event::Update(_) => break,
+            _ => {}
+        }
+    }
+    assert_eq!(gaps, [Some(1), Some(1)], "the one of the link, and the one of its number");
+}
+
 #[tokio::test(start_paused = true)]
 async fn heartbeats_tell_of_a_failed_last_message_at_once_and_grow_ever_rarer() {
     let broker = MemoryBroker::new();

@@ -34,15 +34,23 @@ pub(crate) struct Site {
     pub(crate) broker: Broker,
     pub(crate) oracle: Oracle,
     pub(crate) road: Arc<Road>,
+    /// How many messages a client keeps for a process that does not take them.
+    pub(crate) inbox_room: usize,
     began: Instant,
     /// How far its wall clock is ahead, in milliseconds.
     ahead: AtomicI64,
 }
 
 impl Site {
-    pub(crate) fn new(node: usize, broker: Broker, oracle: Oracle, road: Road) -> Self {
+    pub(crate) fn new(
+        node: usize,
+        broker: Broker,
+        oracle: Oracle,
+        road: Road,
+        inbox_room: usize,
+    ) -> Self {
         let (road, began, ahead) = (Arc::new(road), Instant::now(), AtomicI64::new(0));
-        Self { node, broker, oracle, road, began, ahead }
+        Self { node, broker, oracle, road, inbox_room, began, ahead }
     }
 
     /// Its wall clock jumps.

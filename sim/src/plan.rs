@@ -31,6 +31,9 @@ pub struct Plan {
     pub(crate) liveness: (Duration, Duration),
     /// The room of a reader's queue, in bytes.
     pub(crate) queue_bytes: usize,
+    /// How many messages a client keeps until they are taken. Of more it drops the oldest, as fred does; async-nats drops
+    /// the latest.
+    pub(crate) inbox_room: usize,
     /// How much a publisher keeps for those who miss it.
     pub(crate) replay_bytes: usize,
     /// How many deliveries are lost, and how many doubled, while a fault lasts.
@@ -160,6 +163,7 @@ impl Plan {
             } else {
                 (Duration::from_secs(3), Duration::from_secs(5))
             },
+            inbox_room: usize::MAX,
             queue_bytes: if rng.u8(0..3) == 0 { 4 << 10 } else { 8 << 20 },
             loss,
             active,
@@ -180,7 +184,7 @@ impl Plan {
             }),
             has_newcomer: false,
         };
-        plan.with_restarts(rng).with_lasting_losses(rng).with_newcomer(rng)
+        plan.with_restarts(rng).with_lasting_losses(rng).with_newcomer(rng).with_slow_clients(rng)
     }
 
     /// Where replicas are filled from one another, more of them begin anew.
@@ -237,6 +241,14 @@ impl Plan {
         let cut = Fault::Cut { node: writer };
         // Before the roads are free.
         self.faults.extend([(at, crash), (at + Duration::from_millis(3_500), cut)]);
+        self
+    }
+
+    /// In some, processes are often slower than what comes.
+    fn with_slow_clients(mut self, rng: &mut Rng) -> Self {
+        if rng.u8(0..4) == 0 {
+            self.inbox_room = rng.usize(2..=16);
+        }
         self
     }
 

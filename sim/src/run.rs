@@ -68,7 +68,7 @@ async fn live(seed: u64, is_shown: bool) -> Report {
     let broker = Broker::new(oracle.clone(), copy_loss, rng.fork());
     let site = |node| {
         let road = Road::new(plan.longest_delay, rng.fork());
-        Arc::new(Site::new(node, broker.clone(), oracle.clone(), road))
+        Arc::new(Site::new(node, broker.clone(), oracle.clone(), road, plan.inbox_room))
     };
     let sites = (0..plan.nodes).map(site).collect();
     let world = Arc::new(World {

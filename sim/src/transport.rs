@@ -94,6 +94,14 @@ impl Incomings {
         try_join_all(answers.collect::<Vec<_>>())
     }
 
+    /// How many were dropped for want of room, which is the first thing to know.
+    fn lagged(&mut self) -> Option<Incoming<String>> {
+        let inbox = &mut self.0.inbox;
+        let surplus = inbox.len().saturating_sub(self.1.inbox_room);
+        let dropped = std::iter::from_fn(|| inbox.try_recv().ok()).take(surplus).count();
+        (dropped > 0).then_some(Incoming::Lagged(dropped as u64))
+    }
+
     /// What arrived, as the library takes it now.
     fn body(&self, name: String, body: Bytes) -> Incoming<String> {
         if let Ok(envelope) = wire::decode(&body) {
@@ -115,6 +123,9 @@ impl Subscribing for Incomings {
         if let Some(busy) = self.1.road.distraction() {
             sleep(busy).await;
         }
+        if let Some(lagged) = self.lagged() {
+            return lagged;
+        }
         match self.0.inbox.recv().await {
             Some((name, body)) => self.body(name, body),
             None => Incoming::Ended(lost()),
@@ -122,6 +133,9 @@ impl Subscribing for Incomings {
     }
 
     fn try_next(&mut self) -> Option<Incoming<String>> {
+        if let Some(lagged) = self.lagged() {
+            return Some(lagged);
+        }
         let (name, body) = self.0.inbox.try_recv().ok()?;
         Some(self.body(name, body))
     }

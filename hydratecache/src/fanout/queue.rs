@@ -8,12 +8,16 @@ use std::task::{Context, Poll, Waker};
 
 use futures::Stream;
 
-use crate::Kind;
 use crate::transport::{Gap, Signal};
+use crate::{Kind, Positions};
 
 /// How many control signals may gather behind a message before they are summed up: more than any
 /// reader meets that still reads.
 const LONGEST_TAIL: usize = 16;
+
+/// How many gaps of known messages among them are told one by one. Of more the numbers are lost, and another
+/// replica, which may not have been told of all that, repairs them: this reader has not read for long.
+const MOST_NAMED: usize = 256;
 
 /// What waits for one reader.
 pub(super) struct Queue(Mutex<Waiting>);
@@ -89,7 +93,8 @@ impl Waiting {
     fn lost_one(&mut self) {
         let one = Gap::Exact(NonZeroU64::MIN);
         let reported = self.tail().find_map(|signal| match signal {
-            Signal::Gap(gap) => Some(gap),
+            // Of what has a name, the name is not to be lost.
+            Signal::Gap(gap) if !matches!(gap, Gap::Known(_)) => Some(gap),
             _ => None,
         });
         match reported {
@@ -100,33 +105,43 @@ impl Waiting {
 
     fn push_control(&mut self, signal: Signal) {
         self.signals.push_back(signal);
-        if self.tail().count() > LONGEST_TAIL {
+        let all = self.tail().count();
+        let named = self.tail().filter(|signal| named(signal).is_some()).count();
+        if all - named > LONGEST_TAIL || named > MOST_NAMED {
             self.summarise_tail();
         }
     }
 
     /// Keeps what has gathered since the last message short however often the link flaps, so that
     /// a reader who never reads holds a bounded amount. What is left says the same: where the link
-    /// stands, one gap for all, and the latest fence if no gap came behind it.
+    /// stands, one gap for all that have no name, those that have one, and the latest fence if no gap came
+    /// behind it.
     fn summarise_tail(&mut self) {
         let begin = self.signals.len() - self.tail().count();
         let (mut down, mut live, mut gap, mut fence) = (None, None, None::<Gap>, None);
+        let mut known: Vec<Positions> = Vec::new();
+        let and = |gap: Option<Gap>, more: Gap| Some(gap.map_or(more, |gap| gap.and(more)));
         for signal in self.signals.drain(begin..) {
             match signal {
                 Signal::Disrupted(_) => (down, live) = (Some(signal), None),
                 Signal::Live => live = Some(signal),
-                Signal::Gap(more) => {
-                    (gap, fence) = (Some(gap.map_or(more, |gap| gap.and(more))), None);
+                Signal::Gap(Gap::Known(more)) => {
+                    fence = None;
+                    append(&mut known, more);
                 }
+                Signal::Gap(more) => (gap, fence) = (and(gap, more), None),
                 _ => fence = Some(signal),
             }
         }
-        let gap = gap.map(Signal::Gap);
-        let order = match live {
-            Some(_) => [down, live, gap, fence],
-            None => [gap, fence, down, live],
-        };
-        self.signals.extend(order.into_iter().flatten());
+        if known.len() > MOST_NAMED {
+            gap = known.drain(..).map(Gap::Known).fold(gap, and);
+        }
+        let gaps = gap.into_iter().chain(known.into_iter().map(Gap::Known)).map(Signal::Gap);
+        if live.is_some() {
+            self.signals.extend(down.into_iter().chain(live).chain(gaps).chain(fence));
+        } else {
+            self.signals.extend(gaps.chain(fence).chain(down));
+        }
     }
 
     /// The control signals since the last message, latest first.
@@ -138,6 +153,22 @@ impl Waiting {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+}
+
+/// Which messages the signal says are missing, where it names them.
+fn named(signal: &Signal) -> Option<Positions> {
+    if let Signal::Gap(Gap::Known(positions)) = signal { Some(*positions) } else { None }
+}
+
+/// Adds `more` to what is `known` to be missing: as part of what comes right before it, if that is there.
+fn append(known: &mut Vec<Positions>, more: Positions) {
+    let is_before = |known: &&mut Positions| {
+        known.origin == more.origin && known.last.checked_add(1) == Some(more.first)
+    };
+    match known.iter_mut().find(is_before) {
+        Some(before) => before.last = more.last,
+        None => known.push(more),
     }
 }
 
@@ -279,6 +310,48 @@ mod tests {
             signals[..],
             [.., Signal::Live, Signal::Gap(Gap::Unknown), Signal::Fenced(_)]
         ));
+    }
+
+    fn known(origin: u64, first: u64, last: u64) -> Signal {
+        let origin = crate::Origin::from_u64(origin).expect("not zero");
+        Signal::Gap(Gap::Known(Positions::new(origin, first, last).expect("in order")))
+    }
+
+    #[test]
+    fn what_has_a_name_keeps_it_beside_what_does_not_fit_and_amid_a_flapping_link() {
+        let (queue, mut reader) = reader(1);
+        for signal in [message(), known(1, 6, 6), message()] {
+            queue.lock().push(signal);
+        }
+        let signals = drain(&mut reader);
+        let [Signal::Message(_), one, Signal::Gap(Gap::Exact(_))] = &signals[..] else {
+            panic!("{signals:?}");
+        };
+        assert_eq!(named(one), named(&known(1, 6, 6)));
+        for number in 1..=100 {
+            let mut waiting = queue.lock();
+            for signal in [Signal::Live, Signal::Gap(Gap::Unknown), known(7, number, number)] {
+                waiting.push(signal);
+            }
+            waiting.push(known(1_000 + number, 3, 3));
+            waiting.push(Signal::Fenced(crate::Fence::new(number, Instant::now())));
+        }
+        let signals = drain(&mut reader);
+        let all: Vec<Positions> = signals.iter().filter_map(named).collect();
+        assert!(signals.len() < 100 + 2 * LONGEST_TAIL, "{}", signals.len());
+        assert_eq!(all.iter().map(|positions| positions.count().get()).sum::<u64>(), 200);
+        assert!((1..=100).all(|n| all.iter().any(|it| it.origin.get() == 1_000 + n)));
+        assert!(matches!(signals.last(), Some(Signal::Fenced(_))));
+    }
+
+    #[test]
+    fn a_reader_that_never_reads_holds_only_so_many_names() {
+        let (queue, mut reader) = reader(1);
+        for origin in 1..=10_000 {
+            queue.lock().push(known(origin, 5, 6));
+            assert!(queue.lock().signals.len() <= MOST_NAMED + LONGEST_TAIL);
+        }
+        assert_eq!(lost(&drain(&mut reader)), 20_000);
     }
 
     proptest! {

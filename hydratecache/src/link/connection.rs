@@ -83,7 +83,8 @@ pub enum Incoming<Name> {
         /// What is wrong with it.
         rejection: Rejection,
     },
-    /// So many messages were dropped on this side, of any topic; 0: nobody knows how many.
+    /// At least so many messages of any kind were dropped on this side, of any topic: for those who read
+    /// logs, for it is a gap of unknown size.
     Lagged(u64),
     /// A subscription that was proven is refused from now on. It is tried again now and then.
     Revoked {

@@ -69,7 +69,15 @@ where
                 None => return,
             },
             Incoming::Rejected { name, rejection } => (name, Err(rejection)),
-            Incoming::Lagged(missed) => return self.routes.lagged(missed),
+            Incoming::Lagged(dropped) => {
+                let system = self.peer.system;
+                tracing::debug!(
+                    messaging.system = system,
+                    dropped,
+                    "this process reads too slowly"
+                );
+                return self.routes.lagged();
+            }
             // Comes where it is waited for, and nowhere else.
             Incoming::Ended(_) => return,
         };

@@ -1,7 +1,6 @@
 //! Which fan-out gets what arrives under which name.
 
 use std::collections::HashMap;
-use std::num::NonZeroU64;
 
 use crate::fanout::Fanout;
 use crate::{Error, Gap, Topic};
@@ -60,15 +59,11 @@ impl Routes {
         }
     }
 
-    /// Messages were dropped on this side. Which topics they were of is only known where there is
-    /// one.
-    pub(super) fn lagged(&self, missed: u64) {
-        let gap = match NonZeroU64::new(missed) {
-            Some(missed) if self.by_name.len() == 1 => Gap::Exact(missed),
-            _ => Gap::Unknown,
-        };
+    /// Messages were dropped on this side. How many of them were writes, and of which topic, is only known
+    /// by their numbers, when their publishers are heard again.
+    pub(super) fn lagged(&self) {
         for (_, fanout) in self.iter() {
-            fanout.gap(gap);
+            fanout.gap(Gap::Unknown);
         }
     }
 }
