@@ -9,7 +9,9 @@ use std::time::Duration;
 use hydratecache::cache::{Freshness, GapAction, Replica};
 use hydratecache::memory::MemoryTransport;
 use hydratecache::wire::{Rejection, RejectionReason};
-use hydratecache::{Channel, Gap, Hydrated, Origin, Position, VersionDomain};
+use hydratecache::{
+    Channel, Gap, Hydrated, Message, Origin, Position, Request, Transport, VersionDomain,
+};
 use support::fleet::{
     DOMAINS, Scene, Tapped, Users, channel, cut, linked, on, repaired, small, value,
 };
@@ -128,6 +130,68 @@ async fn lose_one(scene: &Scene, link: &MemoryTransport, users: &Users, number: 
     link.heal();
     repaired(users).await;
     scene.put(number, 3).await;
+}
+
+/// What the link lost has a count only, and the publish that failed before it a name all the same: a replica that was
+/// not told of that does not repair it.
+#[tokio::test(start_paused = true)]
+async fn a_publish_that_failed_amid_what_the_link_lost_is_told_by_its_number() {
+    let scene = Scene::new(VersionDomain::Caller, 50);
+    let (tapped, is_refused) = Tapped::refusing(scene.broker.connect());
+    let writer = channel(tapped, scene.versions);
+    let (link, told) = linked(&scene).await;
+    scene.put_by(&writer, 1, 2).await.expect("accepted");
+    within(told.caught_up()).await.expect("the link is whole");
+    cut(&link, &told).await;
+    let _untold = scene.users().await;
+    is_refused.store(true, Ordering::SeqCst);
+    scene.put_by(&writer, 1, 3).await.expect_err("refused");
+    is_refused.store(false, Ordering::SeqCst);
+    // The other one hears of the writer.
+    sleep(Duration::from_secs(10)).await;
+    scene.put_by(&writer, 2, 2).await.expect("accepted");
+    link.heal();
+    repaired(&told).await;
+    scene.check(&told).await;
+}
+
+/// A digest for somebody who lost less may come of a replica that was not told of what the source repaired here.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_taken_of_a_digest_whose_sender_was_not_told_of_what_was_repaired() {
+    for versions in DOMAINS {
+        let scene = Scene::new(versions, 50);
+        let (tapped, is_refused) = Tapped::refusing(scene.broker.connect());
+        let (writer, asking) = (channel(tapped, versions), scene.broker.connect());
+        let (link, told) = linked(&scene).await;
+        scene.put_by(&writer, 1, 2).await.expect("accepted");
+        within(told.caught_up()).await.expect("the link is whole");
+        cut(&link, &told).await;
+        let _untold = scene.users().await;
+        link.heal();
+        repaired(&told).await;
+        is_refused.store(true, Ordering::SeqCst);
+        scene.put_by(&writer, 1, 3).await.expect_err("refused");
+        is_refused.store(false, Ordering::SeqCst);
+        sleep(Duration::from_secs(10)).await;
+        repaired(&told).await;
+        cut(&link, &told).await;
+        scene.put(2, 2).await;
+        link.heal();
+        let (began, mut asked) = (told.stats().reloads, 0);
+        while told.freshness().is_suspect() {
+            // Somebody asks who lost only what it cannot name.
+            let question = Request::Compare { question: Origin::random(), lost: Vec::new() };
+            let message = Message::request(Origin::random(), question.encode()).expect("a map");
+            let topic = writer.topic().clone();
+            asking.publish(topic, vec![message]).await.expect("accepted");
+            asked += 1;
+            sleep(Duration::from_millis(10)).await;
+            let shown = told.get("key:1").map(|read| read.to_string());
+            assert_eq!(shown, Some(value(1, 3)), "it was right before");
+        }
+        assert!(asked > 1 && told.stats().reloads == began + 1, "{asked}, {:?}", told.stats());
+        scene.check(&told).await;
+    }
 }
 
 /// What was ignored is not repaired by a later gap whose repair knows nothing of it.

@@ -155,7 +155,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             hydrator: sender.clone(),
             status: watched.clone(),
             counters: counters.clone(),
-            is_whole: keeps_all,
+            keeps_all,
             kept_beyond_end: settings.kept_beyond_end,
         });
         let witness =
@@ -401,6 +401,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         if let Gap::Known(positions) = gap {
             self.lost([positions]);
         }
+        self.lost_what_is_missing();
         match action {
             // An empty cache holds nothing stale; how fresh what comes is, the next fence proves.
             _ if self.clears(action) => {
@@ -445,6 +446,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             Command::Trust => {
                 self.reload_at = None;
                 self.coverage.interrupted();
+                self.lost_what_is_missing();
                 // Whoever repairs what the caller did must know of it.
                 let damage = std::mem::take(&mut self.damage);
                 self.damage.remember(damage);

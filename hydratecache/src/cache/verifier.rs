@@ -53,7 +53,7 @@ pub(super) struct Desk<T> {
     pub(super) status: watch::Receiver<Status>,
     pub(super) counters: Arc<Counters>,
     /// Whether every key of the source is to be in the cache.
-    pub(super) is_whole: bool,
+    pub(super) keeps_all: bool,
     pub(super) kept_beyond_end: Duration,
 }
 
@@ -167,7 +167,7 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Verifying<T, C> {
             self.in_work.remove(&key);
             return self.compare(&key).await;
         }
-        if is_for_pages && self.desk.is_whole && self.look_for_absent().await? {
+        if is_for_pages && self.desk.keeps_all && self.look_for_absent().await? {
             return Ok(());
         }
         match self.rounds.next(|| self.cache.keys()) {
@@ -288,7 +288,7 @@ impl<T: Send + Sync + 'static, C: ReadCache<T>> Verifying<T, C> {
         let kind = comparison::compare(entry, loaded, &*self.verifier.is_equal)?;
         // What has an end may have met it here.
         let may_be_missing = loaded.is_some_and(|loaded| loaded.ttl.is_some());
-        let counts = kind != DivergenceKind::Missing || (self.desk.is_whole && !may_be_missing);
+        let counts = kind != DivergenceKind::Missing || (self.desk.keeps_all && !may_be_missing);
         counts.then_some(kind)
     }
 

@@ -11,6 +11,8 @@ mod damage;
 mod differing;
 mod digest;
 mod digesting;
+#[cfg(test)]
+mod numbers;
 mod observing;
 mod offering;
 mod schedule;
@@ -31,7 +33,7 @@ pub(super) use asking::Purpose;
 pub(super) use contacts::Contacts;
 pub(super) use copying::{Came, Copy, copy};
 pub(super) use coverage::Coverage;
-pub(super) use damage::Damage;
+pub(super) use damage::{Damage, Losses};
 pub use observing::ReplicaCopy;
 pub(super) use offering::offer;
 
@@ -61,8 +63,9 @@ use crate::{Key, Limits, Message, Origin, Position, Positions, Request, Result, 
 ///
 /// A replica that was told of a loss is repaired by one that was told of it as well: it may be of a row that was
 /// written while its publish failed, of which the source alone is sure to know. So it names its losses when it asks,
-/// also those that were repaired before, and others do not answer. If nobody does, one replica reads the source, and repairs those who wait. The source is read at once
-/// where the user [asks](super::Hydration::reload) for it, and where the load of a single key failed. Meanwhile entries
+/// also those that were repaired before, and believes no answer that does not cover them. If there is none, one
+/// replica reads the source, and repairs those who wait. The source is read at once where the user
+/// [asks](super::Hydration::reload) for it, and where the load of a single key failed. Meanwhile entries
 /// are suspect, for up to a second and a half longer than without this, if nobody answers.
 ///
 /// Off by default, because it needs the right to subscribe to such topics and to publish on them, and

@@ -27,7 +27,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let key = lease.key();
         let (version, ttl) = (loaded.version, loaded.ttl);
         let shared = Entry::of_loaded(&loaded).with_epoch(self.epoch);
-        let filled = self.store(key, loaded).await?;
+        let filled = self.store(key, loaded, self.epoch).await?;
         if let Filled::Stored(_) = &filled {
             self.ledger.stored(key);
         }
@@ -53,8 +53,14 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         expires_at.is_some() || keeps_ended || !self.cache.contains(key)
     }
 
-    /// Stores what was loaded; one without a version was guarded by the caller.
-    pub(super) async fn store(&mut self, key: &Key, loaded: Loaded<T>) -> Result<Filled<T>> {
+    /// Stores what was loaded; one without a version was guarded by the caller. What was lost in `epoch` or
+    /// before does not affect it.
+    pub(super) async fn store(
+        &mut self,
+        key: &Key,
+        loaded: Loaded<T>,
+        epoch: u32,
+    ) -> Result<Filled<T>> {
         let version = loaded.order();
         if let Some(version) = version {
             self.channel.check_domain(version)?;
@@ -68,7 +74,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             return Ok(Filled::Gone);
         };
         let entry = Entry::of_shared(loaded.value).with_version(version).with_expiry(expires_at);
-        let entry = entry.with_epoch(self.epoch);
+        let entry = entry.with_epoch(epoch);
         let is_stored = self.cache.put(key, entry.clone()).await;
         if let Some(version) = version {
             self.leave_behind(key, version, expires_at);

@@ -46,7 +46,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
             }
             Ok(Some(loaded)) => {
                 self.counters.refilled.increment();
-                match self.store(lease.key(), loaded).await {
+                match self.store(lease.key(), loaded, self.epoch).await {
                     Ok(_) => self.ledger.stored(lease.key()),
                     Err(error) => {
                         self.damage.needs_source();

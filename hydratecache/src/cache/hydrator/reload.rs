@@ -12,11 +12,11 @@ use tokio::time::{Instant, timeout_at};
 use super::{Ended, Hydrator, replay};
 use crate::cache::ledger::{self, Scanned};
 use crate::cache::stats::Counters;
-use crate::cache::warm::{self, Came, Damage, Head, Peers, Purpose};
+use crate::cache::warm::{self, Came, Damage, Head, Losses, Peers, Purpose};
 use crate::cache::{Loaded, LocalCache, Mode, Source, SourceError};
 use crate::request::MOST_LOST;
 use crate::transport::Gap;
-use crate::{Error, ErrorKind, Key, Positions, Result};
+use crate::{Error, ErrorKind, Key, Result};
 
 /// How often a key is read again because an update overtook its row, before all is read again.
 const READ_AGAIN: usize = 8;
@@ -196,8 +196,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         let mut purpose = if is_filled { Purpose::Repair } else { Purpose::Fill };
         let mut uncovered = Vec::new();
         for _ in 0..MOST_ATTEMPTS {
-            let lost = damage.to_be_covered(&uncovered);
-            let came = self.take_copy(peers, source, (purpose, lost)).await?;
+            let losses = damage.to_be_covered(&uncovered);
+            let came = self.take_copy(peers, source, (purpose, losses)).await?;
             if self.ledger.is_overtaken() {
                 return ControlFlow::Continue(Some(From::Copy));
             }
@@ -219,19 +219,19 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         ControlFlow::Continue(None)
     }
 
-    /// Applies what comes of a replica that was told of all that is to be covered. None: nobody is to be waited
-    /// for, and the source is to be read.
+    /// Applies what comes of another replica, which may not have been told of all these losses. None: nobody is to
+    /// be waited for, and the source is to be read.
     async fn take_copy(
         &mut self,
         peers: &Peers<T>,
         source: &Arc<dyn Source<T>>,
-        (purpose, lost): (Purpose, Vec<Positions>),
+        (purpose, losses): (Purpose, Losses),
     ) -> ControlFlow<Ended, Option<Came>> {
         // Before the copy is asked for: what arrived until then is in it. Of what an earlier one said, nothing
         // counts.
         self.ledger.begin_copy();
         let fallback = (source.clone(), self.settings.source_limit);
-        let warm::Copy { rows, came } = warm::copy(peers, purpose, lost, Some(fallback));
+        let warm::Copy { rows, came } = warm::copy(peers, purpose, losses, Some(fallback));
         let outcome = self.scan(source, rows, None).await?;
         if self.status.borrow().disrupted_since.is_some() {
             // Neither it nor the source is of use now.
@@ -269,6 +269,8 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     ) -> ControlFlow<Ended, Result<()>> {
         // Keys whose update arrived before their row: which of the two is newer is not known.
         let (mut again, mut rounds) = (Vec::new(), READ_AGAIN);
+        // Whether whoever sends a copy was told of all that was lost here, is known at its end.
+        let epoch = if limit.is_some() { self.epoch } else { 0 };
         let mut deadline = after(limit);
         loop {
             if limit.is_none() && self.epoch > 0 && self.ledger.is_overtaken() {
@@ -301,7 +303,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                         deadline = after(limit);
                     }
                     Ok(Some(row)) => {
-                        match self.row(row).await {
+                        match self.row(row, epoch).await {
                             Ok(overtaken) => again.extend(overtaken),
                             Err(error) => return ControlFlow::Continue(Err(error)),
                         }
@@ -315,7 +317,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
 
     /// Applies a row. Returns its key if an update overtook it and it has no version to tell which
     /// is newer.
-    async fn row(&mut self, row: Row<T>) -> Result<Option<Key>> {
+    async fn row(&mut self, row: Row<T>, epoch: u32) -> Result<Option<Key>> {
         let (key, loaded) = row.map_err(reading_failed)?;
         if !self.claims.is_empty() && loaded.is_some() {
             // It is there, and whatever removes it will be heard.
@@ -329,7 +331,7 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
         };
         match self.ledger.scanned(&key, version, loaded.snapshot.as_ref()) {
             ledger::Row::Newest => {
-                self.store(&key, loaded).await?;
+                self.store(&key, loaded, epoch).await?;
                 Ok(None)
             }
             ledger::Row::Overtaken => Ok(None),

@@ -222,8 +222,6 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
     async fn give_up_repairing(&mut self) {
         self.counters.replays_failed.increment();
         let since = self.status.borrow().missing_since;
-        let missing: Vec<Positions> = self.repair.missing().collect();
-        self.lost(missing);
         self.repair_otherwise(self.repair.gap().unwrap_or(Gap::Unknown)).await;
         // The entries are suspect since they were, not since it was found that nothing helps.
         self.change(|status| {
@@ -231,6 +229,12 @@ impl<T: Send + Sync + 'static, C: LocalCache<T>> Hydrator<T, C> {
                 status.unrepaired_since.map(|at| since.map_or(at, |since| at.min(since)));
         });
         self.forget_missing();
+    }
+
+    /// What is being waited for is to be repaired in another way: by whoever was told of it.
+    pub(super) fn lost_what_is_missing(&mut self) {
+        let missing: Vec<Positions> = self.repair.missing().collect();
+        self.lost(missing);
     }
 
     /// What was being waited for is repaired in another way.

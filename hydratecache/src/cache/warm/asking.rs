@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::comparing::Comparing;
+use super::damage::Losses;
 use super::digest::Level;
 use super::taking::Taking;
 use super::{chunk, digest, random_origin};
@@ -79,11 +80,10 @@ impl Purpose {
 pub(super) struct Asking {
     me: Origin,
     purpose: Purpose,
-    /// What whoever answers must have been told of.
-    lost: Vec<Positions>,
+    losses: Losses,
     state: State,
-    /// Questions that were heard since this began, its own among them: whoever answers one of them
-    /// asks for its proof later than this replica began to listen, and was told of all that was lost here.
+    /// Questions that were heard since this began and that ask for what this replica wants, its own among
+    /// them: whoever answers one of them asks for its proof later than this replica began to listen.
     questions: VecDeque<Origin>,
     /// When the next question is due, unless somebody else asks.
     asks_at: Instant,
@@ -123,7 +123,7 @@ impl Asking {
         Self {
             me,
             purpose,
-            lost: Vec::new(),
+            losses: Losses::default(),
             state: looking(now),
             questions: VecDeque::new(),
             asks_at: now + random(FIRST_QUESTION),
@@ -139,9 +139,9 @@ impl Asking {
         Self { has_source: false, ..self }
     }
 
-    /// The same for somebody who was told of these losses, which some others may not have been.
-    pub(super) fn with_lost(self, lost: Vec<Positions>) -> Self {
-        Self { lost, ..self }
+    /// The same for somebody who was told of losses, which some others may not have been.
+    pub(super) fn with_losses(self, losses: Losses) -> Self {
+        Self { losses, ..self }
     }
 
     pub(super) fn purpose(&self) -> Purpose {
@@ -177,12 +177,12 @@ impl Asking {
     pub(super) fn heard(&mut self, request: &Request, is_usable: bool, now: Instant) -> Step {
         match (request, &mut self.state) {
             (Request::Wanted { question, lost }, _)
-                if self.purpose == Purpose::Fill && contain(lost, &self.lost) =>
+                if self.purpose == Purpose::Fill && self.losses.are_named_in(lost) =>
             {
                 self.asked(*question, now);
             }
             (Request::Compare { question, lost }, _)
-                if self.purpose == Purpose::Repair && contain(lost, &self.lost) =>
+                if self.purpose == Purpose::Repair && self.losses.open_are_named_in(lost) =>
             {
                 self.asked(*question, now);
             }
@@ -227,7 +227,7 @@ impl Asking {
             State::Looking { .. } | State::Claimed { .. } if now >= self.asks_at => {
                 let question = random_origin();
                 self.asked(question, now);
-                Step::Say(self.purpose.question(question, self.lost.clone()))
+                Step::Say(self.purpose.question(question, self.losses.named.clone()))
             }
             State::Looking { until } if now >= *until => self.decide(now),
             State::Claimed { since, is_first } if now >= reads_at(*since, *is_first) => {
@@ -297,14 +297,6 @@ impl Asking {
     }
 }
 
-/// Whether each of `lost` is part of one of `others`.
-fn contain(others: &[Positions], lost: &[Positions]) -> bool {
-    let contains = |other: &Positions, lost: &Positions| {
-        other.origin == lost.origin && other.first <= lost.first && lost.last <= other.last
-    };
-    lost.iter().all(|lost| others.iter().any(|other| contains(other, lost)))
-}
-
 /// When the source is read, if nobody objects. A claim that does not come back was lost, or the link is.
 fn reads_at(claimed_at: Instant, is_first: bool) -> Instant {
     claimed_at + if is_first { CLAIMING } else { SILENCE }
@@ -332,13 +324,11 @@ pub(super) fn random(most: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::warm::Damage;
     use crate::cache::warm::chunk::FORM;
+    use crate::cache::warm::numbers::id;
 
     const SECOND: Duration = Duration::from_secs(1);
-
-    fn id(number: u64) -> Origin {
-        Origin::from_u64(number).expect("not zero")
-    }
 
     fn begun() -> (Asking, Instant) {
         let now = Instant::now();
@@ -390,7 +380,12 @@ mod tests {
     fn an_answer_to_somebody_who_lost_less_is_no_answer() {
         let now = Instant::now();
         let lost = |first, last| vec![Positions::new(id(1), first, last).expect("in order")];
-        let mut asking = Asking::begin(id(5), Purpose::Repair, now).with_lost(lost(4, 6));
+        let losses = || {
+            let mut damage = Damage::default();
+            damage.lost(lost(4, 6));
+            damage.to_be_covered(&[])
+        };
+        let mut asking = Asking::begin(id(5), Purpose::Repair, now).with_losses(losses());
         for (number, lost) in [(7, vec![]), (8, lost(5, 6)), (9, lost(4, 9))] {
             let question = Request::Compare { question: id(number), lost };
             asking.heard(&question, false, now);
@@ -398,7 +393,7 @@ mod tests {
             assert_eq!(step == Step::Listen(id(1)), number == 9, "{number}");
         }
         let (mut asking, now) = begun();
-        asking = asking.with_lost(lost(4, 6));
+        asking = asking.with_losses(losses());
         let due = asking.asks_at;
         let said = asking.due(due);
         assert!(matches!(said, Step::Say(Request::Wanted { lost: it, .. }) if it == lost(4, 6)));

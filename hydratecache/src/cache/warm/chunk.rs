@@ -229,6 +229,7 @@ pub(super) fn read_item(d: &mut Decoder<'_>, bytes: &Bytes) -> Option<Item> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::warm::numbers::number;
     use proptest::prelude::*;
 
     fn key(name: &str) -> Key {
@@ -238,10 +239,6 @@ mod tests {
     fn item(name: &str, payload: Option<&'static [u8]>) -> Item {
         let payload = payload.map(Bytes::from_static);
         Item { key: key(name), version: None, left: None, payload }
-    }
-
-    fn number(number: u64) -> NonZeroU64 {
-        NonZeroU64::new(number).expect("not zero")
     }
 
     fn head(origin: u64, sequence: u64) -> Head {

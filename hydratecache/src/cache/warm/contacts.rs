@@ -103,11 +103,8 @@ impl Contacts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::warm::numbers::id;
     use std::num::NonZeroU64;
-
-    fn id(number: u64) -> Origin {
-        Origin::from_u64(number).expect("not zero")
-    }
 
     fn head(origin: u64, sequence: u64) -> Head {
         let sequence = NonZeroU64::new(sequence).expect("not zero");

@@ -13,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::asking::{Asking, Purpose, Step};
 use super::chunk::{Chunk, Item};
+use super::damage::Losses;
 use super::differing::Differing;
 use super::digest::Part;
 use super::taking::Received;
@@ -20,7 +21,7 @@ use super::{Head, PUBLISH_LIMIT, Peers, random_origin};
 use crate::cache::hydrator::reload::source_is_slow;
 use crate::cache::{Loaded, Source, SourceError};
 use crate::transport::{Signal, Subscription};
-use crate::{Error, ErrorKind, Key, Kind, Origin, Positions, Request, Result, Ttl, VersionDomain};
+use crate::{Error, ErrorKind, Key, Kind, Origin, Request, Result, Ttl, VersionDomain};
 
 /// How many rows wait for the hydrator: what a chunk of small entries holds.
 const ROWS: usize = 512;
@@ -54,17 +55,17 @@ pub(in crate::cache) enum Came {
     TooMuch,
 }
 
-/// Has a copy of another replica taken that was told of what was `lost` here, or what differs from it. Without a source, and how long that may
-/// take, nobody is told that the source will be read.
+/// Has a copy of another replica taken, or what differs from it: nothing of a digest whose sender was not told of
+/// all these `losses`. Without a source, and how long that may take, nobody is told that the source will be read.
 pub(in crate::cache) fn copy<T: Send + Sync + 'static>(
     peers: &Peers<T>,
     purpose: Purpose,
-    lost: Vec<Positions>,
+    losses: Losses,
     source: Option<(Arc<dyn Source<T>>, Duration)>,
 ) -> Copy<T> {
     let (rows, yielded) = mpsc::channel(ROWS);
     let (came_to, came) = oneshot::channel();
-    let copying = Copying { peers: peers.clone(), lost, source, rows };
+    let copying = Copying { peers: peers.clone(), losses, source, rows };
     let task = AbortOnDropHandle::new(tokio::spawn(copying.run(purpose, came_to)));
     let next = |(mut yielded, task): (mpsc::Receiver<Row<T>>, AbortOnDropHandle<()>)| async move {
         let row = yielded.recv().await?;
@@ -75,7 +76,7 @@ pub(in crate::cache) fn copy<T: Send + Sync + 'static>(
 
 struct Copying<T> {
     peers: Peers<T>,
-    lost: Vec<Positions>,
+    losses: Losses,
     source: Option<(Arc<dyn Source<T>>, Duration)>,
     rows: mpsc::Sender<Row<T>>,
 }
@@ -98,7 +99,7 @@ impl<T: Send + Sync + 'static> Copying<T> {
 
     fn asking(&self, purpose: Purpose) -> Asking {
         let asking = Asking::begin(random_origin(), purpose, Instant::now());
-        let asking = asking.with_lost(self.lost.clone());
+        let asking = asking.with_losses(self.losses.clone());
         if self.source.is_some() { asking } else { asking.without_source() }
     }
 
@@ -154,6 +155,12 @@ impl<T: Send + Sync + 'static> Copying<T> {
                         continue;
                     };
                     let items = differing.compare(&self.peers, comparing, part).await;
+                    // Before any of its entries is taken.
+                    if let Some(heads) = differing.all_heads()
+                        && !self.losses.are_covered_by(heads)
+                    {
+                        return Ok(Ok(Came::Whole { heads: differing.heads, is_digest: true }));
+                    }
                     self.forward(items).await?;
                     let says_too_little = comparing.is_complete() && !differing.is_whole();
                     if differing.is_too_much() || says_too_little {

@@ -2,7 +2,7 @@
 //! state machine without I/O.
 //!
 //! A replica that was told of a loss may be repaired by another one only if that one was told as well: one
-//! that began to listen behind the loss, or whose link excused it, does not know of it.
+//! that began to listen behind the loss does not know of it, nor one that read Kafka's log over a hole.
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
@@ -141,14 +141,7 @@ impl Coverage {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn id(number: u64) -> Origin {
-        Origin::from_u64(number).expect("not zero")
-    }
-
-    fn number(number: u64) -> NonZeroU64 {
-        NonZeroU64::new(number).expect("not zero")
-    }
+    use crate::cache::warm::numbers::{id, number};
 
     /// Whether `coverage`, which came to 9, vouches for what is lost from `first` to `last`.
     fn covers(coverage: &Coverage, first: u64, last: u64) -> bool {

@@ -34,6 +34,8 @@ pub(super) struct Differing {
     fetched: HashSet<Key, foldhash::fast::RandomState>,
     /// The sums of so many groups have come.
     groups: usize,
+    /// So many parts with sums of groups and heads have not come, once their number is known.
+    missing_parts: Option<u64>,
     /// How many entries of the other replica this one does not have.
     missing: usize,
     is_too_much: bool,
@@ -83,6 +85,12 @@ impl Differing {
         self.is_too_much
     }
 
+    /// How far the other replica had come with each publisher, once all of that has come: before any entry
+    /// does.
+    pub(super) fn all_heads(&self) -> Option<&[Head]> {
+        (self.missing_parts == Some(0)).then_some(&self.heads)
+    }
+
     /// Whether the sums of all groups have come.
     pub(super) fn is_whole(&self) -> bool {
         self.index.as_ref().is_some_and(|index| self.groups == index.hashing.groups())
@@ -121,6 +129,7 @@ impl Differing {
             self.is_too_much = true;
             return;
         };
+        self.missing_parts = Some(self.missing_parts.unwrap_or(count).saturating_sub(1));
         self.heads.extend(heads);
         self.groups += sums.len();
         let own = peers.sums_of_groups(index, place(first), sums.len()).await;

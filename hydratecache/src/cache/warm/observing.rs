@@ -14,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::asking::Purpose;
 use super::copying::{Copy, copy};
+use super::damage::Losses;
 use super::{Contents, Peers};
 use crate::cache::stats::Counters;
 use crate::cache::{Entry, Loaded, SourceError};
@@ -80,7 +81,7 @@ impl<T: Send + Sync + 'static> ReplicaCopy<T> {
     fn begin(channel: Arc<Inner<T>>, subscription: Subscription) -> Self {
         let counters = Arc::new(Counters::new(&channel.labels()));
         let peers = Peers::new(channel, counters, Arc::new(Nothing), Duration::ZERO);
-        let Copy { rows, .. } = copy(&peers, Purpose::Fill, Vec::new(), None);
+        let Copy { rows, .. } = copy(&peers, Purpose::Fill, Losses::default(), None);
         let hearing = AbortOnDropHandle::new(tokio::spawn(hear(peers, subscription)));
         Self { entries: rows.map(entry).boxed(), _hearing: hearing }
     }
