@@ -112,7 +112,8 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let command = Cli::read().unwrap_or_else(|usage| usage.exit()).command;
-    run(command).await.unwrap_or_else(|error| match error.downcast::<clap::Error>() {
+    // As large as the largest command.
+    Box::pin(run(command)).await.unwrap_or_else(|error| match error.downcast::<clap::Error>() {
         Ok(usage) => usage.exit(),
         Err(error) => {
             // It may repeat what a broker said.
@@ -155,14 +156,30 @@ fn not_built_in(broker: &str, feature: &str) -> String {
     )
 }
 
-/// Runs a command that Ctrl-C breaks off.
+/// Runs a command that an interruption breaks off.
 async fn until_interrupted(
     command: impl Future<Output = anyhow::Result<ExitCode>>,
 ) -> anyhow::Result<ExitCode> {
     tokio::select! {
         // From its first poll on it is listened for, which is before the command has said anything.
         biased;
-        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
+        () = interruption() => Ok(ExitCode::from(130)),
         outcome = command => outcome,
     }
+}
+
+/// Ctrl-C, or the signal that `kill`, `timeout` and container engines send.
+async fn interruption() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = terminate.recv() => (),
+                _ = tokio::signal::ctrl_c() => (),
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
 }

@@ -226,7 +226,7 @@ async fn run(
     hydratecache::Topic::new(topic).map_err(failure)?;
     let transport = tokio::select! {
         connected = target.way.connect(Purpose::Publish) => connected?,
-        _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(130)),
+        () = crate::interruption() => return Ok(ExitCode::from(130)),
     };
     let size_bytes = input.as_ref().and_then(Input::size_bytes);
     let mut orders = match input {
@@ -368,7 +368,7 @@ impl Publishing {
             self.begin(order, &mut under_way).await;
         }
         let mut looks = interval(Duration::from_millis(200));
-        let mut interruption = pin!(tokio::signal::ctrl_c().fuse());
+        let mut interruption = pin!(crate::interruption().fuse());
         loop {
             if let Some(order) = next.take() {
                 self.begin(order, &mut under_way).await;
@@ -380,7 +380,7 @@ impl Publishing {
             let has_room = under_way.len() < WINDOW && self.under_way_bytes < WINDOW_BYTES;
             tokio::select! {
                 biased;
-                _ = &mut interruption, if self.end == End::Read => self.end = End::Interrupted,
+                () = &mut interruption, if self.end == End::Read => self.end = End::Interrupted,
                 Some(outcome) = under_way.next(), if !under_way.is_empty() => self.ended(outcome),
                 _ = looks.tick() => self.progress.show(self.published, self.refused),
                 order = orders.next(), if is_reading && has_room => match order {

@@ -63,7 +63,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let interrupted = AbortOnDropHandle::new(tokio::spawn({
         let stop = stop.clone();
         async move {
-            interruption().await;
+            crate::interruption().await;
             stop.cancel();
         }
     }));
@@ -120,22 +120,6 @@ async fn open(
         eprintln!("following {topic}; Ctrl-C ends it");
     }
     Ok((transport, followed))
-}
-
-/// Ctrl-C, or the signal that `kill` and `timeout` send.
-async fn interruption() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = terminate.recv() => (),
-                _ = tokio::signal::ctrl_c() => (),
-            }
-            return;
-        }
-    }
-    let _ = tokio::signal::ctrl_c().await;
 }
 
 /// One topic and its subscription.

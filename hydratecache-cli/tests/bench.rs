@@ -99,12 +99,14 @@ async fn a_broker_that_is_not_there_or_goes_away_ends_it_with_3_and_no_password(
 }
 
 #[tokio::test]
-async fn ctrl_c_ends_it() {
+async fn ctrl_c_ends_it_and_so_does_whoever_stops_a_container() {
     let redis = broker(Kind::Redis).await;
-    let mut running = Following::start(&["bench", "--duration", "10m"], redis.url());
-    running.is_following().await;
-    running.interrupt();
-    assert_eq!(running.ended().await.status.code(), Some(130));
+    for signal in ["INT", "TERM"] {
+        let mut running = Following::start(&["bench", "--duration", "10m"], redis.url());
+        running.is_following().await;
+        running.signal(signal);
+        assert_eq!(running.ended().await.status.code(), Some(130), "{signal}");
+    }
 }
 
 #[tokio::test]

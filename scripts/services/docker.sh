@@ -5,19 +5,25 @@
 docker_usable() {
   command -v docker >/dev/null &&
     [[ -n $(timeout 5 docker info --format '{{.ServerVersion}}' 2>/dev/null) ]] &&
-    timeout 5 docker compose version >/dev/null 2>&1
+    # Older ones cannot read the file.
+    timeout 5 docker compose --file "$ROOT/docker-compose.yml" config --quiet >/dev/null 2>&1
 }
 
 # A project for each broker of an instance: calls for different ones then share nothing that Compose
-# could trip over. The number keeps checkouts apart.
+# could trip over. The number keeps checkouts apart. What one broker is given stays out of the others' settings,
+# which Compose reads as well.
 compose() {
   local project
+  local settings=(HYDRATECACHE_REDIS_OPTIONS= HYDRATECACHE_POSTGRES_OPTIONS= HYDRATECACHE_NATS_CONFIGURATION=)
+  case $BROKER in
+    redis) settings+=(HYDRATECACHE_REDIS_OPTIONS="$(redis_arguments)") ;;
+    postgres) settings+=(HYDRATECACHE_POSTGRES_OPTIONS="$(postgres_arguments)") ;;
+    nats) settings+=(HYDRATECACHE_NATS_CONFIGURATION="$(nats_configuration /data)") ;;
+  esac
   project=hydratecache-$(path_number "$SERVICES_DIR")-$(small_letters "$INSTANCE")-$BROKER
   (exec_bare env COMPOSE_PROJECT_NAME="$project" \
     "HYDRATECACHE_${BROKER^^}_PORT=$(client_port)" \
-    HYDRATECACHE_REDIS_OPTIONS="$(redis_arguments)" \
-    HYDRATECACHE_POSTGRES_OPTIONS="$(postgres_arguments)" \
-    HYDRATECACHE_NATS_CONFIGURATION="$(nats_configuration /data)" \
+    "${settings[@]}" \
     docker compose --file "$ROOT/docker-compose.yml" "$@")
 }
 
@@ -37,7 +43,7 @@ postgres_arguments() {
   local line
   [[ -f $PLACE/options ]] || return 0
   while IFS= read -r line; do
-    printf -- "-c '%s' " "$line"
+    printf -- "-c '%s' " "${line//\'/\'\\\'\'}"
   done <"$PLACE/options"
 }
 

@@ -61,7 +61,7 @@ pub(crate) async fn run(arguments: Arguments, address: SocketAddr) -> anyhow::Re
     tokio::select! {
         // From its first poll on it is listened for, which is before the page's address is told.
         biased;
-        _ = tokio::signal::ctrl_c() => Ok(ExitCode::SUCCESS),
+        () = crate::interruption() => Ok(ExitCode::SUCCESS),
         ended = show(arguments, address) => ended,
     }
 }

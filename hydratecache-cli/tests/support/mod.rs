@@ -108,8 +108,13 @@ impl Following {
 
     /// Presses Ctrl-C.
     pub(crate) fn interrupt(&self) {
+        self.signal("INT");
+    }
+
+    /// Sends the signal of this name.
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().expect("it runs");
-        let sent = Command::new("kill").args(["-INT", &pid.to_string()]).status();
+        let sent = Command::new("kill").args(["-s", name, &pid.to_string()]).status();
         assert!(sent.expect("kill runs").success());
     }
 
