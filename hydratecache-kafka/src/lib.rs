@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 //!
 //! [`UnknownOutcome`]: hydratecache::ErrorKind::UnknownOutcome
+//! [`Verifier`]: hydratecache::cache::Verifier
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod blocking;
