@@ -140,6 +140,8 @@ async fn noticed(hydration: &Hydration<u64>) -> Instant {
 async fn repaired(hydration: &Hydration<u64>) -> Duration {
     let repair = async {
         let noticed = noticed(hydration).await;
+        // It is counted before the state says so.
+        hydration.caught_up().await.expect("the link is whole");
         hydration.wait_until(|it| it.state() == State::Live).await.expect("goes on");
         noticed.elapsed()
     };

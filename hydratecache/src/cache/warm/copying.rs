@@ -1,6 +1,7 @@
 //! Taking a copy, or what differs from it: what arrives, as rows that a scan yields.
 
 use std::future::pending;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -146,7 +147,7 @@ impl<T: Send + Sync + 'static> Copying<T> {
     async fn compared(&self) -> Result<Result<Came>, Unwanted> {
         let mut heard = self.peers.listen();
         let mut asking = self.asking(Purpose::Repair);
-        let (mut signals, mut differing) = (None, Differing::default());
+        let (mut signals, mut differing, mut entries) = (None, Differing::default(), Vec::new());
         loop {
             let step = tokio::select! {
                 payload = next_payload(&mut signals) => {
@@ -154,14 +155,13 @@ impl<T: Send + Sync + 'static> Copying<T> {
                     let (Some(comparing), Some(part)) = (asking.comparing(), Part::decode(&payload)) else {
                         continue;
                     };
-                    let items = differing.compare(&self.peers, comparing, part).await;
-                    // Before any of its entries is taken.
-                    if let Some(heads) = differing.all_heads()
-                        && !self.losses.are_covered_by(heads)
-                    {
-                        return Ok(Ok(Came::Whole { heads: differing.heads, is_digest: true }));
+                    entries.extend(differing.compare(&self.peers, comparing, part).await);
+                    if let Some(heads) = differing.all_heads() {
+                        if !self.losses.are_covered_by(heads) {
+                            return Ok(Ok(Came::Whole { heads: differing.heads, is_digest: true }));
+                        }
+                        self.forward(mem::take(&mut entries)).await?;
                     }
-                    self.forward(items).await?;
                     let says_too_little = comparing.is_complete() && !differing.is_whole();
                     if differing.is_too_much() || says_too_little {
                         return Ok(Ok(Came::TooMuch));
@@ -180,7 +180,7 @@ impl<T: Send + Sync + 'static> Copying<T> {
                 Step::Nothing => {}
                 Step::Say(request) => self.say(&request).await,
                 Step::Listen(digest) => {
-                    differing = Differing::default();
+                    (differing, entries) = (Differing::default(), Vec::new());
                     signals = self.subscribed(digest).await.ok();
                 }
                 Step::ReadTheSource => return Ok(Err(no_copy())),

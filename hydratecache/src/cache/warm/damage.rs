@@ -52,7 +52,7 @@ impl Losses {
         are_named(&self.named, lost)
     }
 
-    /// Whether a digest for somebody who lost that is of use here, too: its heads come before its entries.
+    /// Whether a digest for somebody who lost that is of use here, too: its heads are known before an entry is taken.
     pub(super) fn open_are_named_in(&self, lost: &[Positions]) -> bool {
         are_named(&self.needed, lost)
     }

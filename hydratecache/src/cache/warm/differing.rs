@@ -85,8 +85,8 @@ impl Differing {
         self.is_too_much
     }
 
-    /// How far the other replica had come with each publisher, once all of that has come: before any entry
-    /// does.
+    /// How far the other replica had come with each publisher, once all of that has come: before that none of
+    /// its entries is to be taken.
     pub(super) fn all_heads(&self) -> Option<&[Head]> {
         (self.missing_parts == Some(0)).then_some(&self.heads)
     }
