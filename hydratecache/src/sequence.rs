@@ -167,21 +167,26 @@ impl Tracker {
             if sequence <= heard.last {
                 return if sequence < heard.first { Advance::Before } else { Advance::Not };
             }
-            let missing = Positions::new(origin, heard.last + 1, complete);
-            heard.last = sequence;
+            let before = std::mem::replace(&mut heard.last, sequence);
             let is_first_since = std::mem::replace(&mut heard.epoch, epoch) != epoch;
-            if is_first_since && self.is_replaced {
+            if complete <= before || (is_first_since && self.is_replaced) {
                 return Advance::Missing(None);
             }
-            self.missing.extend(missing);
-            self.bound_missing();
-            return Advance::Missing(missing.map(Gap::Known));
+            let missing = Positions::new(origin, before + 1, complete);
+            return Advance::Missing(missing.map(|missing| self.miss(missing)));
         }
         if self.heard.len() >= self.capacity {
             self.forget_the_silent_half();
         }
         self.heard.insert(origin, Heard { first: sequence, last: sequence, epoch, at });
         Advance::Missing(None)
+    }
+
+    /// These are missing, and may still come.
+    fn miss(&mut self, missing: Positions) -> Gap {
+        self.missing.push_back(missing);
+        self.bound_missing();
+        Gap::Known(missing)
     }
 
     fn bound_missing(&mut self) {
