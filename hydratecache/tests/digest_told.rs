@@ -3,7 +3,8 @@
 
 mod support;
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hydratecache::cache::{Freshness, GapAction, Replica};
@@ -18,6 +19,28 @@ use support::fleet::{
 use support::restart::Broker;
 use support::within;
 use tokio::time::sleep;
+
+/// A writer, one replica that was told of it, and one that was not.
+struct Parties {
+    writer: Channel<String>,
+    is_refused: Arc<AtomicBool>,
+    /// That of the one that was told, and cut.
+    link: MemoryTransport,
+    told: Users,
+    untold: Users,
+}
+
+async fn parties(scene: &Scene) -> Parties {
+    let (tapped, is_refused) = Tapped::refusing(scene.broker.connect());
+    let writer = channel(tapped, scene.versions);
+    let (link, told) = linked(scene).await;
+    scene.put_by(&writer, 1, 2).await.expect("accepted");
+    within(told.caught_up()).await.expect("the link is whole");
+    // Nobody is there to copy from, and the writer says nothing meanwhile.
+    cut(&link, &told).await;
+    let untold = scene.users().await;
+    Parties { writer, is_refused, link, told, untold }
+}
 
 /// What a link counts as lost excuses no number: a publish that failed afterwards is told of to all.
 #[tokio::test(start_paused = true)]
@@ -38,9 +61,7 @@ async fn a_publish_that_failed_behind_a_counted_loss_is_repaired_everywhere() {
     link.heal();
     repaired(&counted).await;
     scene.check(&counted).await;
-    is_refused.store(true, Ordering::SeqCst);
-    scene.put_by(&writer, 1, 3).await.expect_err("refused");
-    is_refused.store(false, Ordering::SeqCst);
+    scene.fail_by(&writer, &is_refused, 1, 3).await;
     let gaps = [&whole, &counted].map(|users| users.stats().gaps);
     scene.put_by(&writer, 5, 2).await.expect("accepted");
     for (users, gaps) in [&whole, &counted].into_iter().zip(gaps) {
@@ -55,29 +76,18 @@ async fn a_publish_that_failed_behind_a_counted_loss_is_repaired_everywhere() {
 #[tokio::test(start_paused = true)]
 async fn what_the_other_replica_was_not_told_of_is_read_from_the_source() {
     let scene = Scene::new(VersionDomain::Caller, 50);
-    let (link, is_refused) = Tapped::refusing(scene.broker.connect());
-    let writer = channel(link, scene.versions);
-    let (link, told) = linked(&scene).await;
-    scene.put_by(&writer, 1, 2).await.expect("accepted");
-    within(told.caught_up()).await.expect("the link is whole");
-    // Nobody is there to copy from, and the writer says nothing meanwhile.
-    cut(&link, &told).await;
-    let untold = scene.users().await;
+    let Parties { writer, is_refused, link, told, untold } = parties(&scene).await;
     assert_eq!(untold.stats().reloads, 1);
     link.heal();
     repaired(&told).await;
     assert_eq!(told.stats().reloads + told.stats().copies, 1, "nothing was lost");
-    is_refused.store(true, Ordering::SeqCst);
-    scene.put_by(&writer, 1, 3).await.expect_err("refused");
-    is_refused.store(false, Ordering::SeqCst);
+    scene.fail_by(&writer, &is_refused, 1, 3).await;
     sleep(Duration::from_secs(10)).await;
     repaired(&told).await;
     scene.check(&told).await;
     assert_eq!(told.stats().reloads, 2, "{:?}", told.stats());
     // From here on both know the writer.
-    is_refused.store(true, Ordering::SeqCst);
-    scene.put_by(&writer, 2, 3).await.expect_err("refused");
-    is_refused.store(false, Ordering::SeqCst);
+    scene.fail_by(&writer, &is_refused, 2, 3).await;
     sleep(Duration::from_secs(60)).await;
     for users in [&told, &untold] {
         repaired(users).await;
@@ -90,20 +100,11 @@ async fn what_the_other_replica_was_not_told_of_is_read_from_the_source() {
 async fn what_the_source_repaired_is_not_taken_back_by_who_was_not_told_of_it() {
     for versions in DOMAINS {
         let scene = Scene { rows: 51, ..Scene::new(versions, 50) };
-        let (link, is_refused) = Tapped::refusing(scene.broker.connect());
-        let writer = channel(link, versions);
-        let (link, told) = linked(&scene).await;
-        scene.put_by(&writer, 1, 2).await.expect("accepted");
-        within(told.caught_up()).await.expect("the link is whole");
-        // Nobody is there to copy from, and the writer says nothing meanwhile.
-        cut(&link, &told).await;
-        let untold = scene.users().await;
+        let Parties { writer, is_refused, link, told, untold } = parties(&scene).await;
         link.heal();
         repaired(&told).await;
         scene.put(2, 2).await;
-        is_refused.store(true, Ordering::SeqCst);
-        scene.put_by(&writer, 50, 1).await.expect_err("refused");
-        is_refused.store(false, Ordering::SeqCst);
+        scene.fail_by(&writer, &is_refused, 50, 1).await;
         sleep(Duration::from_secs(10)).await;
         repaired(&told).await;
         scene.check(&told).await;
@@ -137,16 +138,8 @@ async fn lose_one(scene: &Scene, link: &MemoryTransport, users: &Users, number: 
 #[tokio::test(start_paused = true)]
 async fn a_publish_that_failed_amid_what_the_link_lost_is_told_by_its_number() {
     let scene = Scene::new(VersionDomain::Caller, 50);
-    let (tapped, is_refused) = Tapped::refusing(scene.broker.connect());
-    let writer = channel(tapped, scene.versions);
-    let (link, told) = linked(&scene).await;
-    scene.put_by(&writer, 1, 2).await.expect("accepted");
-    within(told.caught_up()).await.expect("the link is whole");
-    cut(&link, &told).await;
-    let _untold = scene.users().await;
-    is_refused.store(true, Ordering::SeqCst);
-    scene.put_by(&writer, 1, 3).await.expect_err("refused");
-    is_refused.store(false, Ordering::SeqCst);
+    let Parties { writer, is_refused, link, told, untold: _untold } = parties(&scene).await;
+    scene.fail_by(&writer, &is_refused, 1, 3).await;
     // The other one hears of the writer.
     sleep(Duration::from_secs(10)).await;
     scene.put_by(&writer, 2, 2).await.expect("accepted");
@@ -160,23 +153,16 @@ async fn a_publish_that_failed_amid_what_the_link_lost_is_told_by_its_number() {
 async fn nothing_is_taken_of_a_digest_whose_sender_was_not_told_of_what_was_repaired() {
     for versions in DOMAINS {
         let scene = Scene::new(versions, 50);
-        let (tapped, is_refused) = Tapped::refusing(scene.broker.connect());
-        let (writer, asking) = (channel(tapped, versions), scene.broker.connect());
-        let (link, told) = linked(&scene).await;
-        scene.put_by(&writer, 1, 2).await.expect("accepted");
-        within(told.caught_up()).await.expect("the link is whole");
-        cut(&link, &told).await;
-        let _untold = scene.users().await;
+        let Parties { writer, is_refused, link, told, untold: _untold } = parties(&scene).await;
         link.heal();
         repaired(&told).await;
-        is_refused.store(true, Ordering::SeqCst);
-        scene.put_by(&writer, 1, 3).await.expect_err("refused");
-        is_refused.store(false, Ordering::SeqCst);
+        scene.fail_by(&writer, &is_refused, 1, 3).await;
         sleep(Duration::from_secs(10)).await;
         repaired(&told).await;
         cut(&link, &told).await;
         scene.put(2, 2).await;
         link.heal();
+        let asking = scene.broker.connect();
         let (began, mut asked) = (told.stats().reloads, 0);
         while told.freshness().is_suspect() {
             // Somebody asks who lost only what it cannot name.
@@ -216,9 +202,7 @@ async fn what_was_ignored_is_repaired_by_the_source_or_by_who_was_told_of_it() {
     let _untold = scene.users().await;
     link.heal();
     repaired(&told).await;
-    is_refused.store(true, Ordering::SeqCst);
-    scene.put_by(&writer, 1, 3).await.expect_err("refused");
-    is_refused.store(false, Ordering::SeqCst);
+    scene.fail_by(&writer, &is_refused, 1, 3).await;
     scene.put_by(&writer, 2, 3).await.expect("accepted");
     within(told.caught_up()).await.expect("the link is whole");
     let shown = told.get("key:1").map(|read| read.to_string());

@@ -67,6 +67,19 @@ impl Scene {
         .map(drop)
     }
 
+    /// Writes a row whose publish fails, as `writer` over a link that [refuses](Tapped::refusing) meanwhile.
+    pub(crate) async fn fail_by(
+        &self,
+        writer: &Channel<String>,
+        is_refused: &AtomicBool,
+        number: usize,
+        version: u64,
+    ) {
+        is_refused.store(true, Ordering::SeqCst);
+        self.put_by(writer, number, version).await.expect_err("refused");
+        is_refused.store(false, Ordering::SeqCst);
+    }
+
     pub(crate) async fn remove(&self, number: usize, version: u64) {
         self.table.delete(&name(number));
         let removal = self.writer.remove(name(number));
