@@ -250,7 +250,7 @@ async fn what_is_loaded_together_is_shared_and_overtaken_as_what_is_loaded_alone
     assert_eq!(error.kind(), ErrorKind::Source);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_source_that_lags_behind_never_replaces_what_was_published() {
     let scene = Scene::new(VersionDomain::Caller);
     let users = scene.users(Mode::Hydrate).await;
@@ -261,12 +261,31 @@ async fn a_source_that_lags_behind_never_replaces_what_was_published() {
     tokio::time::sleep(Duration::from_millis(2)).await;
     // No fence can prove so much now: the source is asked.
     let age = Duration::from_millis(1);
-    match within(users.get_within("a", age)).await {
-        Ok(read) => assert_eq!(read.as_deref().map(String::as_str), Some("new")),
-        Err(error) => assert_eq!(error.kind(), ErrorKind::Unproven, "the machine is slow"),
-    }
+    let read = within(users.get_within("a", age)).await.expect("the source answers at once");
+    assert_eq!(read.as_deref().map(String::as_str), Some("new"));
     assert_eq!(scene.table.loads(), 1);
     assert_eq!(users.get("a").as_deref().map(String::as_str), Some("new"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_takes_longer_than_a_bound_is_asked_once_for_it() {
+    let scene = Scene::new(VersionDomain::Caller);
+    let users = scene.users(Mode::Hydrate).await;
+    scene.put("a", "new", 2).await;
+    within(users.caught_up()).await.expect("the link is whole");
+    scene.table.write("a", "old", Some(1));
+    scene.table.hold();
+    scene.link.cut();
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let reading = users.clone();
+    let reading =
+        tokio::spawn(async move { reading.get_within("a", Duration::from_millis(1)).await });
+    scene.table.begun().await;
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    scene.table.let_go(100);
+    let error = within(reading).await.expect("no panic").expect_err("it took too long");
+    assert_eq!(error.kind(), ErrorKind::Unproven, "{error}");
+    assert_eq!(scene.table.loads(), 1, "asking again takes as long again");
 }
 
 #[tokio::test]

@@ -86,7 +86,7 @@ pub(super) type Landed<T> = Result<Found<T>>;
 pub(super) struct Found<T> {
     entry: Option<Entry<T>>,
     sample: Sample,
-    /// When the source was asked; none if the cache had it after all.
+    /// When the source was asked; none if the cache had it before that.
     began: Option<Instant>,
     /// An update arrived while it was loaded, and every time that it was loaded again.
     is_overtaken: bool,
@@ -362,7 +362,7 @@ impl<T> Found<T> {
 
     /// The same, known to be no older than what the source said when it was asked at `began`.
     fn proven_since(self, began: Instant) -> Self {
-        Self { sample: self.sample.or_proven_at(Some(began)), ..self }
+        Self { sample: self.sample.or_proven_at(Some(began)), began: Some(began), ..self }
     }
 
     /// Whether it holds for a read that began at `called`: what an update overtook does only if
@@ -371,7 +371,7 @@ impl<T> Found<T> {
         !self.is_overtaken || self.began >= Some(called)
     }
 
-    /// When the source was asked; none if the cache had it after all.
+    /// When the source was asked; none if the cache had it before that.
     pub(super) fn began(&self) -> Option<Instant> {
         self.began
     }
