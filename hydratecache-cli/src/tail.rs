@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use futures::future::maybe_done;
 use futures::{FutureExt, Stream, StreamExt};
 use hydratecache::{Key, Kind, Message, Signal, Subscription, Topic, Transport};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -60,10 +61,13 @@ pub(crate) struct Arguments {
 /// Follows until `--count` is reached, the output is closed, or Ctrl-C.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
+    let mut interruption = Box::pin(maybe_done(crate::interruption()));
+    // From here on it is heard, whenever the task below gets its turn.
+    let _ = futures::poll!(&mut interruption);
     let interrupted = AbortOnDropHandle::new(tokio::spawn({
         let stop = stop.clone();
         async move {
-            crate::interruption().await;
+            interruption.await;
             stop.cancel();
         }
     }));
