@@ -57,6 +57,7 @@ mod tests {
     fn the_machine_is_told_without_its_name() {
         let machine = machine().expect("Linux tells");
         let host = fs::read_to_string("/proc/sys/kernel/hostname").expect("Linux tells");
-        assert!(machine.contains("cores") && !machine.contains(host.trim()), "{machine}");
+        let mut words = machine.split(|letter: char| !letter.is_alphanumeric());
+        assert!(machine.contains("cores") && words.all(|word| word != host.trim()), "{machine}");
     }
 }

@@ -26,34 +26,34 @@ fn assert_converged(output: &Output) {
 
 #[test]
 fn the_demo_converges_in_one_process() {
-    assert_converged(&hydratecache(&["demo", "--seconds", "4", "--rows", "500", "--seed", "7"]));
+    assert_converged(&hydratecache(&["demo", "--seconds", "10", "--rows", "500", "--seed", "7"]));
 }
 
 #[cfg(feature = "redis")]
 #[test]
 fn the_demo_converges_over_a_redis_that_is_killed() {
-    let arguments = ["demo", "--transport", "redis", "--seconds", "6", "--rows", "500"];
+    let arguments = ["demo", "--transport", "redis", "--seconds", "10", "--rows", "500"];
     assert_converged(&hydratecache(&arguments));
 }
 
 #[cfg(feature = "nats")]
 #[test]
 fn the_demo_converges_over_a_nats_that_is_killed() {
-    let arguments = ["demo", "--transport", "nats", "--seconds", "6", "--rows", "500"];
+    let arguments = ["demo", "--transport", "nats", "--seconds", "10", "--rows", "500"];
     assert_converged(&hydratecache(&arguments));
 }
 
 #[cfg(feature = "postgres")]
 #[test]
 fn the_demo_converges_over_a_postgres_that_is_killed() {
-    let arguments = ["demo", "--transport", "postgres", "--seconds", "6", "--rows", "500"];
+    let arguments = ["demo", "--transport", "postgres", "--seconds", "10", "--rows", "500"];
     assert_converged(&hydratecache(&arguments));
 }
 
 #[cfg(feature = "kafka")]
 #[test]
 fn the_demo_converges_over_a_kafka_that_is_killed() {
-    let arguments = ["demo", "--transport", "kafka", "--seconds", "6", "--rows", "500"];
+    let arguments = ["demo", "--transport", "kafka", "--seconds", "10", "--rows", "500"];
     assert_converged(&hydratecache(&arguments));
 }
 

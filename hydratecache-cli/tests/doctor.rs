@@ -202,7 +202,7 @@ async fn a_postgres_is_diagnosed() {
     run("ALTER ROLE ada SET idle_session_timeout = '10s'").await;
     diagnose(&as_ada, &[]).await.found("warning", "idle sessions", "idle_session_timeout");
     run(
-        "ALTER ROLE ada RESET idle_session_timeout; ALTER ROLE ada SET statement_timeout = '500ms'",
+        "ALTER ROLE ada RESET idle_session_timeout; ALTER ROLE ada SET statement_timeout = '900ms'",
     )
     .await;
     diagnose(&as_ada, &[]).await.found("warning", "statements", "statement_timeout");

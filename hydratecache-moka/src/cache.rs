@@ -280,7 +280,8 @@ mod tests {
         let words = words();
         let end = Instant::now() + Duration::from_millis(40);
         words.put(&key("a"), entry("brief", 1).with_expiry(Some(end))).await;
-        assert!(words.contains(&key("a")));
+        let is_there = words.contains(&key("a"));
+        assert!(is_there || Instant::now() >= end);
         tokio::time::sleep_until(end).await;
         assert!(words.as_moka().get("a").await.is_none() && !words.contains(&key("a")));
         let is_freed = async {

@@ -21,7 +21,7 @@ async fn updates(postgres: &PostgresTransport, topic: &str) -> Updates<Value> {
 async fn changes(updates: &mut Updates<Value>, count: usize) -> Vec<String> {
     let mut changes = Vec::new();
     while changes.len() < count {
-        let event = timeout(Duration::from_secs(10), updates.next()).await.expect("a change");
+        let event = timeout(Duration::from_secs(60), updates.next()).await.expect("a change");
         match event.expect("the transport is open") {
             Event::Update(update) => changes.push(match update.change {
                 Change::Put(key, value) => format!("{key} = {value}"),

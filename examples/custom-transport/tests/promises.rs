@@ -35,7 +35,7 @@ async fn connect(
     let mut settings = Settings::default();
     settings.queue_bytes = QUEUE_BYTES;
     // The suite waits for it a dozen times, over links that are cut.
-    settings.subscribe_limit = Duration::from_secs(1);
+    settings.subscribe_limit = Duration::from_secs(3);
     Ok(Arc::new(HubTransport::connect_with(&address, settings).await?))
 }
 

@@ -16,10 +16,13 @@ use super::observed::{Applied, Observed};
 use super::report::{Contents, Kind, Moment, Order, Report, Snapshot};
 
 /// How long a replica may take to repair itself at the end.
-pub(super) const SETTLE_LIMIT: Duration = Duration::from_secs(20);
+pub(super) const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a snapshot waits for its proof: while the link is lost there is none to be had.
 const PROOF_LIMIT: Duration = Duration::from_millis(200);
+
+/// The same at the end, when nothing else is waited for.
+const LAST_PROOF_LIMIT: Duration = Duration::from_secs(5);
 
 /// How often the replica that reads through is read.
 const READ_INTERVAL: Duration = Duration::from_millis(1);
@@ -109,7 +112,7 @@ impl<S: Source<City> + Clone> Member<S> {
 
     /// What the replica holds right now, and what it claims.
     async fn snapshot(&self) -> Snapshot {
-        let proven = self.prove().await;
+        let proven = self.prove(PROOF_LIMIT).await;
         let taken_at = Moment::now();
         let entries = self.cache.entries();
         let version = |(key, entry): &(Key, Entry<City>)| {
@@ -132,10 +135,10 @@ impl<S: Source<City> + Clone> Member<S> {
     }
 
     /// The moment before which nothing that the broker had accepted is missing, if the replica can
-    /// claim one that lies after this call.
-    async fn prove(&self) -> Option<Moment> {
+    /// claim one that lies after this call, within `limit`.
+    async fn prove(&self, limit: Duration) -> Option<Moment> {
         let (moment, asked_at) = (Moment::now(), Instant::now());
-        let freshness = timeout(PROOF_LIMIT, self.hydration.caught_up()).await.ok()?.ok()?;
+        let freshness = timeout(limit, self.hydration.caught_up()).await.ok()?.ok()?;
         let since_asked = asked_at.elapsed();
         let is_proven = freshness.state() == State::Live
             && freshness.proven_within().is_some_and(|within| within <= since_asked);
@@ -146,10 +149,10 @@ impl<S: Source<City> + Clone> Member<S> {
     /// everything.
     async fn settle(&self) -> anyhow::Result<Contents> {
         let deadline = Instant::now() + SETTLE_LIMIT;
-        let mut is_proven = self.prove().await.is_some();
+        let mut is_proven = self.prove(LAST_PROOF_LIMIT).await.is_some();
         while !is_proven && Instant::now() < deadline {
             sleep(Duration::from_millis(20)).await;
-            is_proven = self.prove().await.is_some();
+            is_proven = self.prove(LAST_PROOF_LIMIT).await.is_some();
         }
         let held = self.cache.entries().into_iter().filter_map(|(_, entry)| row(&entry)).collect();
         let read = if self.kind.holds_all() { None } else { Some(self.read_all().await?) };

@@ -56,11 +56,11 @@ mod tests {
     #[test]
     fn a_deadline_is_the_instant_that_it_was_made_of() {
         let now = Instant::now();
-        let soon = Deadline::at(now + Duration::from_millis(1500));
+        let soon = Deadline::at(now + Duration::from_secs(60));
         assert_eq!(Deadline::at(soon.instant()), soon);
         assert!(soon > Deadline::at(now) && !soon.has_passed());
         let later = soon.instant().saturating_duration_since(now);
-        assert!(later <= Duration::from_millis(1500), "{later:?}");
+        assert!(later <= Duration::from_secs(60), "{later:?}");
     }
 
     #[test]

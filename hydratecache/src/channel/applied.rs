@@ -92,7 +92,7 @@ impl<T: Send + Sync + 'static> Channel<T> {
     /// # let reader = Channel::<String>::new(broker.connect(), "users")?;
     /// # let users = Hydrated::builder(reader, Replica::new()).start().await?;
     /// let receipt = writer.publish("user:1", &"Ada".to_owned()).await?;
-    /// let asked = writer.applied_by(receipt, 1, Duration::from_secs(2)).await?;
+    /// let asked = writer.applied_by(receipt, 1, Duration::from_secs(30)).await?;
     /// assert!(asked.is_enough(), "without it: {:?}", asked.lacking);
     /// # Ok(()) }
     /// ```
