@@ -50,7 +50,9 @@ impl Kafka {
             "super.users=User:ANONYMOUS;User:admin;User:conformance".to_owned(),
         ];
         let (broker, proxy) = proxied("SASL_PLAINTEXT", settings).await;
-        let behind = config(&proxy.addr().to_string(), "conformance");
+        // Each of many publishes over a broken link is waited for.
+        let behind = config(&proxy.addr().to_string(), "conformance")
+            .with_publish_limit(Duration::from_secs(4));
         let link = ProxiedLink::new(proxy, move || Box::pin(connect(behind.clone())));
         Self { broker, link, connected: AtomicUsize::new(0) }
     }
@@ -67,8 +69,6 @@ fn config(address: &str, user: &str) -> KafkaConfig {
     KafkaConfig::from_client_config(client)
         .expect("legal settings")
         .with_queue_bytes(QUEUE_BYTES)
-        // Each of many publishes over a broken link is waited for.
-        .with_publish_limit(Duration::from_secs(2))
         // The suite makes thousands of new subscriptions, whose first message may wait for this.
         .with_fetch_wait(Duration::from_millis(10))
 }

@@ -3,13 +3,14 @@
 mod support;
 
 use std::num::NonZeroU16;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::ready;
 use hydratecache::cache::Replica;
 use hydratecache::{Channel, ErrorKind, Event, Signal, Topic, Transport};
 use hydratecache_kafka::{KafkaConfig, KafkaTransport, MissingTopics, NewTopic};
+use hydratecache_testkit::faults::support::Rounds;
 use support::{kafka, within};
 
 fn partitions(count: u16) -> NewTopic {
@@ -59,7 +60,7 @@ async fn a_clear_of_many_partitions_is_heard_once_and_leaves_no_gap() {
             // A sign of life may come between.
             let mut others =
                 updates.by_ref().filter(|event| ready(!matches!(event, Event::Fenced(_))));
-            let event = within(Duration::from_secs(5), others.next()).await;
+            let event = within(Duration::from_secs(20), others.next()).await;
             assert!(matches!(event, Some(Event::Update(_))), "{event:?}");
         }
     }
@@ -96,7 +97,7 @@ async fn a_topic_that_does_not_exist_is_a_clear_error_where_making_it_is_not_all
     for config in [config.clone(), refusing] {
         let transport = config.connect().await.expect("connects");
         let channel = Channel::<u32>::new(transport, "nowhere").expect("legal");
-        let limit = Duration::from_secs(6);
+        let limit = Duration::from_secs(20);
         let subscribed = within(limit, channel.subscribe()).await.map(drop);
         let published = within(limit, channel.publish("one", &1)).await.map(drop);
         for error in [subscribed.expect_err("no topic"), published.expect_err("no topic")] {
@@ -109,7 +110,7 @@ async fn a_topic_that_does_not_exist_is_a_clear_error_where_making_it_is_not_all
     let channel = Channel::<u32>::new(transport, "nowhere").expect("legal");
     let mut updates = channel.subscribe().await.expect("made");
     channel.publish("one", &1).await.expect("published");
-    assert!(within(Duration::from_secs(5), updates.next()).await.is_some());
+    assert!(within(Duration::from_secs(20), updates.next()).await.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -123,22 +124,24 @@ async fn an_absent_broker_is_an_error_within_five_seconds_that_names_the_address
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_takes_less_than_two_seconds_however_the_broker_is() {
     let broker = kafka([]).await;
-    for is_paused in [false, true] {
+    let mut closing = Rounds::of("closing");
+    for is_paused in [false, true, false, true] {
         let transport = KafkaTransport::connect(broker.url()).await.expect("connects");
         let topic = Topic::new("users").expect("legal");
         let mut subscription = transport.subscribe(topic).await.expect("subscribes");
         if is_paused {
             broker.pause().await.expect("paused");
         }
-        let begun = Instant::now();
-        within(Duration::from_secs(2), transport.close()).await.expect("closes");
-        println!("closing took {:?}, paused: {is_paused}", begun.elapsed());
+        closing.one(transport.close()).await.expect("closes");
         let rest = async {
             while let Some(signal) = subscription.next().await {
                 assert!(!matches!(signal, Signal::Gap(_)), "{signal:?}");
             }
         };
-        within(Duration::from_secs(1), rest).await;
+        within(Duration::from_secs(20), rest).await;
+        if is_paused {
+            broker.resume().await.expect("resumed");
+        }
     }
-    broker.resume().await.expect("resumed");
+    closing.took_less_than(Duration::from_secs(2), 1);
 }

@@ -28,9 +28,12 @@ fn cluster() -> Cluster {
     cluster
 }
 
+/// Whatever ends by itself.
+const LONG: Duration = Duration::from_secs(20);
+
 async fn connect(servers: String) -> Arc<dyn Transport> {
     let config = config(&servers)
-        .with_publish_limit(Duration::from_secs(3))
+        .with_publish_limit(Duration::from_secs(8))
         .with_fetch_wait(Duration::from_millis(10));
     Arc::new(config.connect().await.expect("connects"))
 }
@@ -44,7 +47,7 @@ async fn publish_one(transport: &Arc<dyn Transport>) -> Result<(), Error> {
     let message = Message::put(Key::new("key").expect("legal"), b"value".as_slice().into());
     let batch = vec![message.with_position(position)];
     let topic = Topic::new("users").expect("legal");
-    within(Duration::from_secs(5), transport.publish(topic, batch)).await
+    within(LONG, transport.publish(topic, batch)).await
 }
 
 /// How many messages come before `fence`, and nothing else: a gap, or a disruption of another client than the one
@@ -61,7 +64,7 @@ async fn messages_before(fence: Fence, subscription: &mut Subscription) -> u64 {
             }
         }
     };
-    within(Duration::from_secs(5), reading).await;
+    within(LONG, reading).await;
     messages
 }
 
@@ -118,7 +121,7 @@ async fn publishing_goes_on_after_the_client_gave_up_and_what_was_under_way_is_o
             }
         };
         // The next client is made at once, and one after it in a second.
-        within(Duration::from_secs(3), publishing).await;
+        within(LONG, publishing).await;
     }
     let fence = transport.fence().await.expect("an echo");
     assert_eq!(messages_before(fence, &mut subscription).await, 3);
@@ -145,7 +148,7 @@ async fn a_user_who_may_write_nowhere_is_denied_until_it_may_and_makes_a_client_
             assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
         }
     };
-    within(Duration::from_secs(5), publishing).await;
+    within(LONG, publishing).await;
 }
 
 /// A broker that has just begun to lead a partition may do so (KAFKA-15591): the mock checks no numbers at all.
@@ -185,7 +188,7 @@ async fn a_record_that_was_refused_while_the_one_behind_it_was_taken_is_not_repo
             }
         }
     };
-    within(Duration::from_secs(10), reading).await;
+    within(LONG, reading).await;
     let has = |wanted: &str| {
         arrived.iter().any(|message| message.key().is_some_and(|key| key.as_str() == wanted))
     };
@@ -212,7 +215,7 @@ async fn a_fence_outlives_a_partition_that_moves_to_another_broker() {
             let key = format!("user:{}", round * 50 + number);
             users.publish(key, &number).await.expect("published");
         }
-        within(Duration::from_secs(10), hydration.caught_up()).await.expect("a fence");
+        within(LONG, hydration.caught_up()).await.expect("a fence");
         assert_eq!(replica.len(), (round as usize + 1) * 50);
     }
     assert_eq!(hydration.stats().gaps, 0);
@@ -234,7 +237,7 @@ async fn a_close_while_nobody_leads_a_partition_leaves_no_connection_for_long() 
     let waiting = tokio::time::timeout(Duration::from_millis(500), &mut publishing).await;
     assert!(waiting.is_err(), "it waits for somebody who leads the partition");
     assert!(connections(&cluster) > 0);
-    within(Duration::from_secs(2), transport.close()).await.expect("closes");
+    within(Duration::from_secs(4), transport.close()).await.expect("closes");
     let error = publishing.await.expect_err("closed");
     assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
     let ending = async {
@@ -242,5 +245,6 @@ async fn a_close_while_nobody_leads_a_partition_leaves_no_connection_for_long() 
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    within(Duration::from_secs(1), ending).await;
+    // The publish would have been waited for eight seconds.
+    within(Duration::from_secs(4), ending).await;
 }

@@ -151,6 +151,8 @@ async fn time_never_goes_back_however_much_is_written_during_scans() {
                             turn % 25 + 26,
                         ))
                         .await;
+                    // Faster than anybody can follow, the link is given up in the end.
+                    tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             })
         })

@@ -41,10 +41,9 @@ use tokio::time::timeout;
 const SCRIPT_VARIABLE: &str = "HYDRATECACHE_SERVICES_SCRIPT";
 /// Where the script lies in the repository.
 const SCRIPT: &str = "scripts/services.sh";
-/// A first start may have to install the broker.
-const START_LIMIT: Duration = Duration::from_secs(180);
-/// Everything else; a JVM needs some seconds to start again.
-const STEP_LIMIT: Duration = Duration::from_secs(60);
+/// A first start may have to install the broker, and another one is a JVM's on a busy machine. More than the script's
+/// own limit.
+const STEP_LIMIT: Duration = Duration::from_secs(180);
 /// A drop blocks its thread, so it gives up early.
 const DROP_LIMIT: Duration = Duration::from_secs(10);
 /// So much of the script's complaint goes into an error.
@@ -185,7 +184,7 @@ impl BrokerBuilder {
         let options: Vec<&str> = settings.chain(["--owner", &owner]).collect();
         // From here on the drop of `instance` cleans up.
         let instance = Instance::new(self.kind)?;
-        instance.run("up", &options, START_LIMIT).await?;
+        instance.run("up", &options, STEP_LIMIT).await?;
         let url = instance.run("url", &[], STEP_LIMIT).await?;
         let addr =
             host_and_port(&url).ok_or_else(|| instance.failed("url", "no host:port in it"))?;

@@ -82,7 +82,7 @@ macro_rules! fault_tests {
             a_second_of_silence_is_no_outage
             an_address_that_swallows_everything_is_an_error_within_five_seconds
             a_subscriber_that_the_server_kills_goes_on_after_a_gap
-            a_publisher_that_the_server_kills_goes_on_within_a_second
+            a_publisher_that_the_server_kills_goes_on_at_once
             an_outage_shorter_than_the_limit_delays_a_publish_and_no_more
             a_reader_that_panics_takes_nobody_along
             a_thousand_topics_over_a_constant_number_of_connections_survive_a_restart

@@ -4,7 +4,7 @@ use futures::future::join;
 use hydratecache::Signal;
 use hydratecache_testkit::faults::Subject as _;
 use hydratecache_testkit::faults::support::{
-    Listener, Writer, connect, connect_via, fence, in_time, number, secs, topic, until,
+    LONG, Listener, Writer, connect, connect_via, fence, in_time, number, secs, topic, until,
 };
 use hydratecache_testkit::proxy::{Direction, Needle};
 
@@ -28,10 +28,10 @@ async fn a_publish_whose_answer_is_cut_off_is_sent_again_and_arrives_once() {
         proxy.cut_when_seen(b"users", Direction::ToClient, Needle::Withheld);
         let healing = async {
             let fired = proxy.wait_for(|stats| stats.fired > before);
-            in_time("the cut", secs(3), fired).await;
+            in_time("the cut", LONG, fired).await;
             proxy.heal().expect("heals");
         };
-        let (sent, ()) = join(in_time("a publish", secs(5), writer.send()), healing).await;
+        let (sent, ()) = join(in_time("a publish", LONG, writer.send()), healing).await;
         assert_eq!(sent.expect("sent again"), number);
         listener.numbers([number]).await;
         let fence = fence(&near).await;
@@ -50,7 +50,7 @@ async fn a_server_that_was_frozen_for_long_is_read_on_and_no_connection_stays() 
     let mut listener = Listener::on(&transport, &topic).await;
     let mut writer = Writer::new(&transport, &topic);
     broker.pause().await.expect("paused");
-    listener.disrupted(secs(10)).await;
+    listener.disrupted(LONG).await;
     tokio::time::sleep(secs(8)).await;
     broker.resume().await.expect("resumed");
     let publishing = async {
@@ -60,11 +60,11 @@ async fn a_server_that_was_frozen_for_long_is_read_on_and_no_connection_stays() 
             }
         }
     };
-    let sent = in_time("a publish", secs(15), publishing).await;
+    let sent = in_time("a publish", secs(60), publishing).await;
     // Those of unknown outcome may have come, or be behind a gap.
     let mut is_missing = false;
     loop {
-        match listener.next("what was published", secs(10)).await {
+        match listener.next("what was published", LONG).await {
             Signal::Message(message) if number(&message) == sent => break,
             Signal::Gap(_) => is_missing = true,
             Signal::Message(_) | Signal::Disrupted(_) | Signal::Live => {}
@@ -72,7 +72,7 @@ async fn a_server_that_was_frozen_for_long_is_read_on_and_no_connection_stays() 
         }
     }
     assert!(!is_missing || sent > 1, "nothing was lost");
-    until("as many connections as before", secs(10), async || {
+    until("as many connections as before", LONG, async || {
         kafka.connections().await == kafka.connections_of_one()
     })
     .await;

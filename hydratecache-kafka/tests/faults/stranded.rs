@@ -6,7 +6,7 @@ use std::time::Duration;
 use hydratecache::{ErrorKind, Signal, Transport};
 use hydratecache_kafka::{ClientConfig, KafkaConfig};
 use hydratecache_testkit::faults::support::{
-    Listener, Writer, fence, in_time, number, secs, topic, until,
+    LONG, Listener, Writer, in_time, number, secs, topic, until,
 };
 
 use crate::nameless::Nameless;
@@ -36,7 +36,7 @@ async fn a_cluster_that_names_no_broker_for_a_moment_is_read_and_published_to_on
     for _ in 0..5 {
         let before = kafka.emptied();
         kafka.names_none(true);
-        until("a client to be told of none", secs(3), async || kafka.emptied() > before).await;
+        until("a client to be told of none", LONG, async || kafka.emptied() > before).await;
         tokio::time::sleep(MOMENT).await;
         kafka.names_none(false);
         let mut is_hole = false;
@@ -50,9 +50,9 @@ async fn a_cluster_that_names_no_broker_for_a_moment_is_read_and_published_to_on
                 is_hole = true;
             }
         };
-        let sent = in_time("a publish", secs(10), publishing).await;
+        let sent = in_time("a publish", LONG, publishing).await;
         loop {
-            match listener.next("what was published", secs(5)).await {
+            match listener.next("what was published", LONG).await {
                 Signal::Message(message) if number(&message) == sent => break,
                 Signal::Message(_) | Signal::Disrupted(_) | Signal::Live => {}
                 // What failed may have left one in the count.
@@ -60,7 +60,16 @@ async fn a_cluster_that_names_no_broker_for_a_moment_is_read_and_published_to_on
                 other => panic!("what was published, not {other:?}"),
             }
         }
-        let fence = fence(&transport).await;
+        // Its limit is as short as the signs of life are frequent.
+        let fencing = async {
+            loop {
+                match transport.fence().await {
+                    Ok(fence) => return fence,
+                    Err(error) => assert!(error.is_retryable(), "{error}"),
+                }
+            }
+        };
+        let fence = in_time("a fence", LONG, fencing).await;
         for signal in listener.before(fence).await {
             assert!(matches!(signal, Signal::Disrupted(_) | Signal::Live), "{signal:?}");
         }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use futures::future::join_all;
 use hydratecache::{ErrorKind, Transport};
 use hydratecache_redis::RedisTransport;
-use hydratecache_testkit::faults::support::{effort, in_time, millis, secs, topic};
-use hydratecache_testkit::faults::{AHEAD, Subject, fences_prove_the_past};
+use hydratecache_testkit::faults::support::{LONG, effort, in_time, millis, topic};
+use hydratecache_testkit::faults::{Pressure, Subject, fences_prove_the_past};
 use hydratecache_testkit::proxy::FaultProxy;
 
 use crate::subject::Redis;
@@ -29,7 +29,7 @@ async fn a_denied_subscription_makes_no_fence_early_and_denies_no_other() {
         let reader = reader.clone();
         tokio::spawn(async move {
             loop {
-                let subscribing = in_time("an answer", secs(2), reader.subscribe(topic(name)));
+                let subscribing = in_time("an answer", LONG, reader.subscribe(topic(name)));
                 match subscribing.await.map_err(|error| error.kind()) {
                     Ok(_) => assert!(name.starts_with("granted"), "{name} is deaf"),
                     Err(ErrorKind::Closed) => return,
@@ -40,8 +40,8 @@ async fn a_denied_subscription_makes_no_fence_early_and_denies_no_other() {
             }
         })
     });
-    fences_prove_the_past(&subject, &reader, effort(100, 5000), AHEAD).await;
-    for asking in in_time("who asks to hear of the close", secs(2), join_all(asking)).await {
+    fences_prove_the_past(&subject, &reader, effort(100, 5000), Pressure::LIGHT).await;
+    for asking in in_time("who asks to hear of the close", LONG, join_all(asking)).await {
         asking.expect("nobody is answered wrongly");
     }
 }

@@ -9,7 +9,7 @@ use hydratecache::{ErrorKind, Transport};
 use hydratecache_redis::RedisTransport;
 use hydratecache_testkit::faults::of_so_many_that_lose_their_broker_two_at_most_read_the_source;
 use hydratecache_testkit::faults::support::{
-    Listener, Writer, in_time, millis, secs, topic, until,
+    LONG, Listener, Writer, in_time, millis, secs, topic, until,
 };
 use hydratecache_testkit::proxy::{Direction, FaultProxy};
 
@@ -31,7 +31,7 @@ async fn an_address_that_swallows_everything_is_an_error_within_five_seconds() {
         assert!(shown.contains(&address) && !shown.contains("hunter2"), "{shown}");
         proxy.heal().expect("heals");
         let none = proxy.wait_for(|stats| stats.open == 0);
-        in_time("no connection left behind", secs(1), none).await;
+        in_time("no connection left behind", LONG, none).await;
     }))
     .await;
 }
@@ -53,14 +53,14 @@ async fn a_callers_client_whose_server_is_killed_publishes_again_and_hoards_noth
     writer.send().await.expect("published");
     listener.numbers([1]).await;
     broker.kill9().await.expect("killed");
-    listener.disrupted(secs(1)).await;
-    until("the client to notice", secs(1), async || !client.is_connected()).await;
+    listener.disrupted(LONG).await;
+    until("the client to notice", LONG, async || !client.is_connected()).await;
     let error = in_time("a publish to a dead server", millis(5500), writer.send()).await;
     let error = error.expect_err("there is no server");
     assert!(error.is_retryable(), "{error}");
     broker.start_again().await.expect("restarted");
-    listener.live_then_gap(secs(1)).await;
-    let sent = in_time("a publish", secs(2), writer.send()).await.expect("published");
+    listener.live_then_gap(LONG).await;
+    let sent = in_time("a publish", LONG, writer.send()).await.expect("published");
     // Had the failed one waited in the client, it would come now.
     listener.lost(1).await;
     listener.numbers([sent]).await;

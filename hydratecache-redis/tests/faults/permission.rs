@@ -7,7 +7,7 @@ use hydratecache::{ErrorKind, Signal, Topic, Transport};
 use hydratecache_redis::RedisTransport;
 use hydratecache_testkit::broker::Broker;
 use hydratecache_testkit::faults::support::{
-    Listener, Writer, fence, in_time, millis, secs, topic, until,
+    LONG, Listener, Rounds, Writer, fence, in_time, millis, secs, topic, until,
 };
 use hydratecache_testkit::proxy::FaultProxy;
 
@@ -40,12 +40,13 @@ const MAY_LITTLE: [&str; 10] = [
 #[tokio::test]
 async fn a_denied_topic_is_an_error_within_two_seconds_beside_granted_ones() {
     let broker = redis().await;
-    for rules in [MAY_ALL.as_slice(), &MAY_LITTLE] {
+    let mut answering = Rounds::of("four answers");
+    for rules in [MAY_ALL.as_slice(), &MAY_LITTLE, &MAY_ALL, &MAY_LITTLE] {
         grant(&broker, &[rules, &["&granted.*"]].concat()).await;
         let transport = as_ada(broker.addr()).await;
         let names = ["granted.1", "denied.1", "granted.2", "denied.2"];
         let subscribing = join_all(names.map(|name| transport.subscribe(topic(name))));
-        let answers = in_time("four answers", secs(2), subscribing).await;
+        let answers = answering.one(subscribing).await;
         for (name, answer) in names.into_iter().zip(answers) {
             match answer {
                 Ok(_) => assert!(name.starts_with("granted"), "{name} is deaf"),
@@ -56,9 +57,10 @@ async fn a_denied_topic_is_an_error_within_two_seconds_beside_granted_ones() {
             }
         }
         let mut writer = Writer::new(&transport, &topic("denied.1"));
-        let error = in_time("an error", secs(2), writer.send()).await.expect_err("denied");
+        let error = answering.one(writer.send()).await.expect_err("denied");
         assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     }
+    answering.took_less_than(secs(2), 2);
 }
 
 #[tokio::test]
@@ -76,25 +78,25 @@ async fn a_topic_is_revoked(rules: &[&str]) {
     // Redis hangs up on subscribers of what is revoked, and the new connection is refused it.
     grant(&broker, &["resetchannels", "&a", "&b"]).await;
     for (listener, topic) in kept.iter_mut().zip([&a, &b]) {
-        listener.disrupted(secs(1)).await;
-        listener.live_then_gap(secs(3)).await;
+        listener.disrupted(LONG).await;
+        listener.live_then_gap(LONG).await;
         Writer::new(&transport, topic).send().await.expect("granted");
         listener.numbers([1]).await;
     }
-    assert_eq!(revoked.disrupted(secs(1)).await.kind(), ErrorKind::Unavailable);
-    assert_eq!(revoked.disrupted(secs(3)).await.kind(), ErrorKind::Denied);
-    let again = in_time("an answer", secs(2), transport.subscribe(c.clone())).await;
+    assert_eq!(revoked.disrupted(LONG).await.kind(), ErrorKind::Unavailable);
+    assert_eq!(revoked.disrupted(LONG).await.kind(), ErrorKind::Denied);
+    let again = in_time("an answer", LONG, transport.subscribe(c.clone())).await;
     assert_eq!(again.expect_err("revoked").kind(), ErrorKind::Denied);
     fence(&transport).await;
     grant(&broker, &["&c"]).await;
     loop {
-        match revoked.next("the topic to be granted again", secs(8)).await {
+        match revoked.next("the topic to be granted again", LONG).await {
             Signal::Disrupted(why) => assert_eq!(why.kind(), ErrorKind::Denied, "{why}"),
             Signal::Live => break,
             other => panic!("Live, not {other:?}"),
         }
     }
-    let gap = revoked.next("the gap behind Live", millis(100)).await;
+    let gap = revoked.next("the gap behind Live", LONG).await;
     assert!(matches!(gap, Signal::Gap(_)), "a gap, not {gap:?}");
     Writer::new(&transport, &c).send().await.expect("granted");
     revoked.numbers([1]).await;
@@ -116,13 +118,14 @@ async fn a_revoked_topic_holds_up_no_other_however_slow_the_link() {
     grant(&broker, &["resetchannels", "&t.*"]).await;
     let revoked = listeners.pop();
     let living = listeners.iter_mut().map(async |listener| {
-        listener.disrupted(secs(2)).await;
-        listener.live_then_gap(secs(5)).await;
+        listener.disrupted(LONG).await;
+        // A round trip for each of them takes twenty seconds.
+        listener.live_then_gap(secs(10)).await;
     });
     join_all(living).await;
     let mut revoked = revoked.expect("the last one");
-    revoked.disrupted(secs(1)).await;
-    assert_eq!(revoked.disrupted(secs(1)).await.kind(), ErrorKind::Denied);
+    revoked.disrupted(LONG).await;
+    assert_eq!(revoked.disrupted(LONG).await.kind(), ErrorKind::Denied);
 }
 
 /// A probe that cannot be sent says nothing about permissions.
@@ -135,9 +138,9 @@ async fn a_proof_that_lacks_its_publisher_is_no_denial() {
     let _keeps_its_connection = Listener::on(&transport, &topic("granted")).await;
     proxy.refuse_new();
     admin(&broker, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
-    until("one connection", secs(1), async || clients(&broker).await.len() == 1).await;
+    until("one connection", LONG, async || clients(&broker).await.len() == 1).await;
     grant(&broker, &["&other"]).await;
-    let subscribing = in_time("an answer", secs(5), transport.subscribe(topic("other")));
+    let subscribing = in_time("an answer", LONG, transport.subscribe(topic("other")));
     let error = subscribing.await.expect_err("it cannot be proven");
     assert!(error.is_retryable(), "{error}");
     proxy.heal().expect("heals");

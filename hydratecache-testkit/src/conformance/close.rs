@@ -1,7 +1,6 @@
 //! P8: close is quick and final.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::join_all;
@@ -9,7 +8,7 @@ use hydratecache::{Error, ErrorKind, Topic, Transport};
 use tokio::runtime::Handle;
 
 use super::subject::{Faults, Subject};
-use super::trial::{Promise, Publisher, Trial, bare, finished};
+use super::trial::{CLOSE, Promise, Publisher, Trial, bare, finished};
 use super::{Effort, unique_topic};
 
 /// P8: close takes 2 seconds at most, streams end, later calls return `Closed`, and no task is
@@ -72,7 +71,7 @@ async fn a_close_ends_streams_and_answers_closed(trial: &Trial<'_>) {
     idle.ends().await;
     unread.ends().await;
     let awaited = "the end of a stream whose reader was asleep";
-    let woken = promise.within(Duration::from_secs(2), awaited, sleeper).await;
+    let woken = promise.within(CLOSE, awaited, sleeper).await;
     finished(woken).0.ends().await;
     everything_answers_closed(promise, &transport, &topics[0]).await;
     promise.close(&transport).await;
@@ -88,7 +87,7 @@ async fn everything_answers_closed(
     let batch = vec![bare(hydratecache::Origin::random(), 1, 16)];
     let [published, subscribed, fenced] = every_call(transport, topic, batch);
     for (what, call) in [("publish", published), ("subscribe", subscribed), ("fence", fenced)] {
-        let answer = promise.within(Duration::from_secs(2), what, call).await;
+        let answer = promise.within(CLOSE, what, call).await;
         promise.require(answer.as_ref().is_err_and(is_closed), || {
             format!("{what} after close should be Closed, and is {answer:?}")
         });
@@ -182,10 +181,8 @@ async fn close_with_calls_under_way(
         }
     }
     trial.promise.close(transport).await;
-    let answers = trial
-        .promise
-        .within(Duration::from_secs(2), "calls under way at a close to end", join_all(calls))
-        .await;
+    let answers =
+        trial.promise.within(CLOSE, "calls under way at a close to end", join_all(calls)).await;
     trial.promise.require(answers.iter().all(Result::is_err), || {
         format!("the broker could not answer, and a call under way at the close says: {answers:?}")
     });
@@ -193,7 +190,6 @@ async fn close_with_calls_under_way(
 }
 
 async fn close_races_everything(trial: &Trial<'_>) {
-    const LIMIT: Duration = Duration::from_secs(2);
     let transport = trial.connect().await;
     let topic = unique_topic("p8.race");
     let listener = trial.promise.subscribe(&transport, &topic).await;
@@ -209,7 +205,7 @@ async fn close_races_everything(trial: &Trial<'_>) {
         racers.push(tokio::spawn(async move { transport.close().await }));
     }
     let awaited = "publish, subscribe, fence, drop and two closes at once to end";
-    for answer in trial.promise.within(LIMIT, awaited, join_all(racers)).await {
+    for answer in trial.promise.within(CLOSE, awaited, join_all(racers)).await {
         let fair = match &answer {
             Ok(answer) => answer.as_ref().err().is_none_or(is_closed_or_cut_off),
             Err(_) => false,

@@ -10,12 +10,20 @@ use tokio::time::{Instant, sleep};
 
 use super::ledger::Ledger;
 use super::subject::{Faults, Subject};
-use super::trial::{Listener, PATIENCE, Publisher, Trial, chance, identity, says_unreachable};
+use super::trial::{
+    BUSY, Listener, PATIENCE, Publisher, Trial, chance, identity, says_unreachable,
+};
 use super::{Effort, unique_topic};
+
+/// P3: when the system tells of the end of a link. A peer that falls silent takes several times as long to notice.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// P4: when a peer that is silent is taken for dead, by default.
+const DEAD: Duration = Duration::from_secs(10);
 
 /// P3: on a lost link, `Disrupted` at once; then `Live` and, if anything was missed, `Gap`.
 ///
-/// Cuts a link while others publish: `Disrupted` within a second in every subscription of the
+/// Cuts a link while others publish: `Disrupted` within seconds, before a ping would notice, in every subscription of the
 /// transport, `Live` once the link is healed, a gap for what was missed behind it and before any
 /// later message, and everything afterwards. Then flaps the link up to 100 times.
 pub async fn p03_disrupted_then_live_then_gap(subject: &dyn Subject, effort: Effort) {
@@ -35,9 +43,9 @@ async fn an_outage_is_told_from_begin_to_end(trial: &Trial<'_>, faults: &dyn Fau
     trial.step("cutting the link", faults.cut()).await;
     let cut_at = Instant::now();
     for (listener, ledger) in &mut outage.listeners {
-        let left = Duration::from_secs(1).saturating_sub(cut_at.elapsed());
+        let left = (AT_ONCE + BUSY).saturating_sub(cut_at.elapsed());
         let disrupted = |signal: &Signal| matches!(signal, Signal::Disrupted(_));
-        let awaited = "Disrupted, within 1 s of the cut";
+        let awaited = "Disrupted, at once after the cut";
         ledger.enter_all(&listener.until(left, awaited, disrupted).await);
     }
     for _ in 0..missed {
@@ -213,7 +221,14 @@ pub async fn p04_a_dead_peer_is_noticed(subject: &dyn Subject, effort: Effort) {
     }
     for _ in 0..effort.pick(1, 10) {
         a_stall_of_a_second_is_no_outage(&trial, faults).await;
-        a_frozen_link_is_disrupted(&trial, faults).await;
+        let mut noticed = a_frozen_link_is_disrupted(&trial, faults).await;
+        if noticed > DEAD {
+            // A busy machine may be late, and is not twice.
+            noticed = a_frozen_link_is_disrupted(&trial, faults).await;
+        }
+        trial.promise.require(noticed <= DEAD, || {
+            format!("a frozen link was Disrupted after {noticed:?} only")
+        });
     }
 }
 
@@ -254,19 +269,21 @@ async fn a_stall_of_a_second_is_no_outage(trial: &Trial<'_>, faults: &dyn Faults
     trial.promise.close(&other).await;
 }
 
-async fn a_frozen_link_is_disrupted(trial: &Trial<'_>, faults: &dyn Faults) {
+/// How long that took.
+async fn a_frozen_link_is_disrupted(trial: &Trial<'_>, faults: &dyn Faults) -> Duration {
     let mut outage = Outage::begin(trial, faults).await;
     outage.exchange().await;
     freeze(trial, faults).await;
     let frozen_at = Instant::now();
     for (listener, ledger) in &mut outage.listeners {
-        let left = Duration::from_secs(10).saturating_sub(frozen_at.elapsed());
         let disrupted = |signal: &Signal| matches!(signal, Signal::Disrupted(_));
-        let awaited = "Disrupted, within 10 s of the freeze";
-        ledger.enter_all(&listener.until(left, awaited, disrupted).await);
+        let awaited = "Disrupted, after the freeze";
+        ledger.enter_all(&listener.until(PATIENCE, awaited, disrupted).await);
     }
+    let noticed = frozen_at.elapsed();
     trial.step("thawing the link", faults.thaw()).await;
     outage.await_live("a thawed link").await;
     outage.exchange().await;
     outage.end().await;
+    noticed
 }

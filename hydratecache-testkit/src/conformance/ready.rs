@@ -8,7 +8,7 @@ use futures::future::{join, join_all};
 use hydratecache::{ErrorKind, Signal, Subscription, Topic, Transport};
 
 use super::subject::{Faults, Subject};
-use super::trial::{ANSWER, PATIENCE, Promise, Publisher, Trial, finished, identity, topics};
+use super::trial::{ANSWER, BUSY, PATIENCE, Promise, Publisher, Trial, finished, identity, topics};
 use super::{Effort, unique_topic};
 
 /// P1: when `subscribe` returns, a message whose publish begins afterwards, by anyone, is
@@ -110,7 +110,7 @@ async fn a_reader_that_sleeps_is_woken(trial: &Trial<'_>) {
 async fn a_denied_subscription_is_an_error(trial: &Trial<'_>, denied: &Arc<dyn Transport>) {
     for _ in 0..3 {
         let topic = unique_topic("p1.denied");
-        let limit = Duration::from_secs(2);
+        let limit = Duration::from_secs(2) + BUSY;
         let subscribed = denied.subscribe(topic);
         let awaited = "the answer to a subscription without permission";
         match trial.promise.within(limit, awaited, subscribed).await {

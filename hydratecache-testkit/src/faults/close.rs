@@ -1,7 +1,7 @@
 //! Closing while everything else goes on, and publishing as soon as one may.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, join, join_all};
 use futures::{FutureExt, StreamExt};
@@ -9,15 +9,22 @@ use hydratecache::{Error, ErrorKind, Transport};
 use tokio::runtime::Handle;
 
 use super::Subject;
-use super::support::{Listener, Writer, connect, effort, in_time, millis, secs, topic, until};
+use super::support::{
+    LONG, Listener, Rounds, Writer, connect, effort, in_time, millis, secs, topic, until,
+};
 
+/// What a close takes at most, and what it ends with it.
 const LIMIT: Duration = secs(2);
+
+/// The same once only, on a machine that may be busy: still less than what the calls that it ends would wait.
+const PATIENT: Duration = secs(4);
 
 /// Fault 20: closes while everybody publishes, subscribes and asks for fences.
 pub async fn a_close_amid_calls_is_quick_and_leaves_no_task_and_no_connection(
     subject: &dyn Subject,
 ) {
     let tasks = Handle::current().metrics().num_alive_tasks();
+    let (mut closing, mut ending) = (Rounds::of("the close"), Rounds::of("what a close ends"));
     for round in 0..effort(300, 10_000) {
         let transport = connect(subject).await;
         let mut stream = Listener::on(&transport, &topic("steady")).await.into_inner();
@@ -25,19 +32,20 @@ pub async fn a_close_amid_calls_is_quick_and_leaves_no_task_and_no_connection(
         for _ in 0..round % 8 {
             tokio::task::yield_now().await;
         }
-        in_time("the close", LIMIT, transport.close()).await.expect("closes");
-        for call in in_time("calls under way at the close", LIMIT, join_all(calls)).await {
+        closing.one(transport.close()).await.expect("closes");
+        for call in ending.one(join_all(calls)).await {
             call.expect("no call panics");
         }
-        let ending = async { while stream.next().await.is_some() {} };
-        in_time("the end of the stream", LIMIT, ending).await;
+        ending.one(async { while stream.next().await.is_some() {} }).await;
         if round % 50 == 49 {
             let none = async || subject.connections().await == 0;
-            until("no connection at the server", LIMIT, none).await;
+            until("no connection at the server", LONG, none).await;
         }
     }
+    closing.took_less_than(LIMIT, 3);
+    ending.took_less_than(LIMIT, 3);
     let gone = async || Handle::current().metrics().num_alive_tasks() <= tasks;
-    until("no task left", LIMIT, gone).await;
+    until("no task left", LONG, gone).await;
 }
 
 /// Calls until it is closed.
@@ -75,16 +83,16 @@ pub async fn a_close_of_a_frozen_server_ends_the_calls_under_way(subject: &dyn S
     let mut forgotten = transport.publish(topic("steady"), vec![message]);
     assert!(futures::poll!(&mut forgotten).is_pending());
     tokio::time::sleep(millis(100)).await;
-    in_time("the close", LIMIT, transport.close()).await.expect("closes");
-    for call in in_time("calls under way at the close", millis(200), join_all(calls)).await {
+    in_time("the close", PATIENT, transport.close()).await.expect("closes");
+    for call in in_time("calls under way at the close", LIMIT, join_all(calls)).await {
         call.expect("Closed, or of unknown outcome");
     }
     drop(stream);
     let gone = async || Handle::current().metrics().num_alive_tasks() <= tasks;
-    until("no task left", LIMIT, gone).await;
+    until("no task left", LONG, gone).await;
     broker.resume().await.expect("resumed");
     let none = async || subject.connections().await == 0;
-    until("no connection at the server", LIMIT, none).await;
+    until("no connection at the server", LONG, none).await;
     let error = forgotten.await.expect_err("it was closed meanwhile");
     // Closed, where nothing was sent before the server froze.
     let is_honest = matches!(error.kind(), ErrorKind::UnknownOutcome | ErrorKind::Closed);
@@ -98,26 +106,28 @@ pub async fn a_close_amid_an_outage_ends_the_calls_that_wait_for_its_end(subject
     let transport = connect(subject).await;
     let mut listener = Listener::on(&transport, &topic("steady")).await;
     broker.kill9().await.expect("killed");
-    listener.disrupted(secs(1)).await;
+    listener.disrupted(LONG).await;
     tokio::time::sleep(millis(100)).await;
     let mut writers: Vec<_> = (0..10).map(|_| Writer::new(&transport, &topic("steady"))).collect();
     let mut calls: Vec<_> = writers.iter_mut().map(|writer| writer.send().boxed()).collect();
     for call in &mut calls {
         assert!(futures::poll!(call).is_pending(), "it waits for the link");
     }
-    in_time("the close", LIMIT, transport.close()).await.expect("closes");
-    for answer in in_time("calls that wait", millis(200), join_all(calls)).await {
+    in_time("the close", PATIENT, transport.close()).await.expect("closes");
+    for answer in in_time("calls that wait", LIMIT, join_all(calls)).await {
         assert_eq!(answer.expect_err("closed").kind(), ErrorKind::Closed);
     }
     drop(listener);
     let gone = async || Handle::current().metrics().num_alive_tasks() <= tasks;
-    until("no task left", LIMIT, gone).await;
+    until("no task left", LONG, gone).await;
 }
 
 /// Fault 20: closes right after a publish began.
 pub async fn what_was_published_before_a_close_is_answered_by_the_server(subject: &dyn Subject) {
+    /// How long a close waits for answers of the server.
+    const WAIT: Duration = secs(1);
     let other = connect(subject).await;
-    let topic = topic("users");
+    let (mut topic, mut late) = (topic("users"), 0);
     for _ in 0..effort(50, 1000) {
         let transport = connect(subject).await;
         let mut listener = Listener::on(&other, &topic).await;
@@ -125,10 +135,23 @@ pub async fn what_was_published_before_a_close_is_answered_by_the_server(subject
         // Some transports ask the server about a topic before they send the first message to it.
         writer.send().await.expect("published");
         // Polled in this order.
+        let began = Instant::now();
         let (sent, closed) = join(writer.send_batch(100, 100), transport.close()).await;
         closed.expect("closes");
-        assert_eq!(sent.expect("under way before the close"), 101);
-        listener.numbers(1..=101).await;
+        match sent {
+            Ok(last) => {
+                assert_eq!(last, 101);
+                listener.numbers(1..=101).await;
+            }
+            // A busy machine may be late for that, now and then.
+            Err(error) => {
+                let is_late = began.elapsed() >= WAIT && late < 3;
+                assert!(is_late && error.kind() == ErrorKind::UnknownOutcome, "{error}");
+                late += 1;
+                // Where nothing of this round can still come.
+                topic = self::topic(&format!("users.{late}"));
+            }
+        }
     }
 }
 

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::support::{
-    Listener, Writer, connect, connect_via, connect_with, effort, fence, in_time, millis, number,
-    proxy, resident_bytes, secs, topic,
+    LONG, Listener, Rounds, Writer, connect, connect_via, connect_with, effort, in_time, millis,
+    number, proxy, resident_bytes, secs, topic,
 };
 use super::{Missed, Patience, Subject};
 
@@ -27,7 +27,7 @@ pub async fn a_long_outage_costs_no_memory_and_every_publish_fails_in_time(subje
     let subscribing = tries(async || transport.subscribe(topic.clone()).await);
     let mut listener = Listener::over(subscribing.await);
     broker.kill9().await.expect("killed");
-    listener.disrupted(secs(1)).await;
+    listener.disrupted(LONG).await;
     let over = Arc::new(AtomicBool::new(false));
     let users: Vec<_> = publishers(&transport, &topic, answer, &over)
         .chain(askers(&transport, answer, &over))
@@ -42,17 +42,17 @@ pub async fn a_long_outage_costs_no_memory_and_every_publish_fails_in_time(subje
     over.store(true, Ordering::Relaxed);
     broker.start_again().await.expect("restarted");
     // How soon is tried where nobody else knocks: see `a_killed_server_is_noticed_at_once_and_its_restart_too`.
-    listener.back(subject, secs(5)).await;
+    listener.back(subject, LONG).await;
     for user in join_all(users).await {
         user.expect("every call ends in time, and succeeds in the end");
     }
     let mut writer = Writer::new(&transport, &topic);
     tries(async || writer.send().await).await;
     loop {
-        match listener.next("what was published last", secs(5)).await {
+        match listener.next("what was published last", LONG).await {
             Signal::Message(message) if message.origin() == Some(writer.origin()) => return,
-            // Publishes that failed left holes in their count.
-            Signal::Message(_) | Signal::Gap(_) => {}
+            // Publishes that failed left holes in their count, and a limit this short may end a link again.
+            Signal::Message(_) | Signal::Gap(_) | Signal::Disrupted(_) | Signal::Live => {}
             other => panic!("what was published last, not {other:?}"),
         }
     }
@@ -123,6 +123,8 @@ fn askers(
                 let _ = tokio::time::timeout(millis(1), impatient).await;
                 let fence = in_time("the answer to a fence", limit, transport.fence());
                 let _ = fence.await;
+                // The machine is not to be busy with those who ask only.
+                tokio::time::sleep(millis(10)).await;
             }
         })
     })
@@ -155,6 +157,7 @@ pub async fn whatever_a_hundred_flaps_lose_is_behind_a_gap(subject: &dyn Subject
     let reader = tokio::spawn(read(subscription, disruptions, lives));
     let over = Arc::new(AtomicBool::new(false));
     let writers = [&near, &near, &far].map(|transport| write(transport, &topic, &over));
+    let (mut noticed, mut back) = (Rounds::of("a disruption"), Rounds::of("to be live again"));
     for flap in 1..=effort(100, 2000) {
         if flap % 3 == 0 {
             proxy.reset();
@@ -162,22 +165,23 @@ pub async fn whatever_a_hundred_flaps_lose_is_behind_a_gap(subject: &dyn Subject
             proxy.cut();
         }
         let down = disrupted.wait_for(|count| *count >= flap);
-        in_time(format!("disruption {flap}"), secs(1), down).await.expect("the reader reads");
+        noticed.one(down).await.expect("the reader reads");
         proxy.heal().expect("heals");
         let up = live_again.wait_for(|count| *count >= flap);
-        in_time(format!("to be live again, flap {flap}"), secs(2), up)
-            .await
-            .expect("the reader reads");
+        back.one(up).await.expect("the reader reads");
     }
+    noticed.took_less_than(secs(1), 5);
+    back.took_less_than(secs(2), 5);
     over.store(true, Ordering::Relaxed);
     let mut ledger = Ledger::default();
     for writer in join_all(writers).await {
         let (origin, acknowledged) = writer.expect("every publish ends in time");
         ledger.acknowledged.insert(origin, acknowledged);
     }
-    fence(&far).await;
+    // A flap that was counted twice leaves the last one to be healed.
+    tries(async || far.fence().await).await;
     far.close().await.expect("closes, which ends the stream");
-    ledger.signals = in_time("the end of the stream", secs(2), reader).await.expect("reads");
+    ledger.signals = in_time("the end of the stream", LONG, reader).await.expect("reads");
     ledger.check(subject.missed());
 }
 

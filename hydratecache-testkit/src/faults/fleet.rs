@@ -14,7 +14,7 @@ use hydratecache::cache::{
 use hydratecache::{Channel, Hydrated, Key, Transport, VersionDomain};
 use tokio::time::sleep;
 
-use super::support::{connect, connect_via, in_time, millis, proxy, secs, until};
+use super::support::{LONG, connect, connect_via, in_time, millis, proxy, secs, until};
 use super::{Missed, Subject};
 
 const TOPIC: &str = "users";
@@ -178,7 +178,7 @@ async fn begun(transport: Arc<dyn Transport>, table: &Table) -> Users {
 async fn over(transport: Arc<dyn Transport>, table: &Table) -> Users {
     let users = begun(transport, table).await;
     in_time("its rows", secs(60), users.ready()).await.expect("filled");
-    in_time("a proof", secs(5), users.caught_up()).await.expect("the link is whole");
+    in_time("a proof", LONG, users.caught_up()).await.expect("the link is whole");
     users
 }
 

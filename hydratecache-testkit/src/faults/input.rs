@@ -11,8 +11,8 @@ use hydratecache::{
 use tokio::time::Instant;
 
 use super::support::{
-    Listener, Writer, connect, connect_via, connect_with, fence, in_time, millis, proxy, secs,
-    topic, until,
+    LONG, Listener, Writer, connect, connect_via, connect_with, fence, in_time, millis, proxy,
+    secs, topic, until,
 };
 use super::{Setup, Subject};
 
@@ -44,7 +44,7 @@ pub async fn whatever_arrives_broken_is_rejected_and_the_stream_goes_on(subject:
     let mut writer = Writer::new(&transport, &topic);
     for (what, body) in broken() {
         subject.inject(&topic, vec![body.into()]).await;
-        let rejected = listener.next(format!("the rejection, {what}"), secs(2)).await;
+        let rejected = listener.next(format!("the rejection, {what}"), LONG).await;
         let Signal::Rejected(rejection) = rejected else { panic!("{what}: {rejected:?}") };
         if what == "too large" {
             assert!(
@@ -151,7 +151,7 @@ pub async fn a_topic_gets_the_same_answer_from_publish_and_subscribe(subject: &d
                 }
             }
         };
-        let event = in_time(channel.topic(), secs(2), update).await;
+        let event = in_time(channel.topic(), LONG, update).await;
         let Some(Event::Update(update)) = event else { panic!("{}: {event:?}", channel.topic()) };
         assert_eq!(update.value(), Some(&number), "{}", channel.topic());
     }
@@ -185,7 +185,7 @@ impl Replicated {
     }
 
     async fn caught_up(&self) {
-        in_time("the replica", secs(5), self.hydration.caught_up()).await.expect("caught up");
+        in_time("the replica", LONG, self.hydration.caught_up()).await.expect("caught up");
     }
 
     fn value(&self, key: &str) -> Option<u32> {
@@ -197,13 +197,13 @@ impl Replicated {
 pub async fn a_senders_clock_that_is_ahead_lengthens_no_life_and_is_counted(subject: &dyn Subject) {
     let replicated = Replicated::new(subject).await;
     let ahead = SystemTime::now() + HOUR;
-    replicated.put("short", 1, ahead, millis(500)).await;
     replicated.put("long", 2, ahead, HOUR).await;
+    replicated.put("short", 1, ahead, secs(3)).await;
     replicated.caught_up().await;
     assert_eq!(replicated.hydration.stats().from_the_future, 2);
     assert_eq!((replicated.value("short"), replicated.value("long")), (Some(1), Some(2)));
     let ended = async || replicated.value("short").is_none();
-    until("half a second of life to end", secs(1), ended).await;
+    until("three seconds of life to end", LONG, ended).await;
     assert_eq!(replicated.value("long"), Some(2));
 }
 
@@ -236,27 +236,29 @@ pub async fn wall_clocks_an_hour_apart_change_no_life(subject: &dyn Subject) {
         let builder = Channel::<u32>::builder(transport, "users").with_wall_clock(clock.clone());
         let writes = builder.build().expect("legal");
         replicated.caught_up().await;
-        let (began, age, left) = (Instant::now(), millis(500), millis(1500));
+        let (began, age, left) = (Instant::now(), secs(4), secs(4));
         let ttl = Ttl::new(clock.now() - age, age + left).expect("legal");
         writes.put(key, &1).ttl(ttl).await.expect("published");
         let acknowledged = Instant::now();
         replicated.caught_up().await;
         assert_eq!(replicated.value(key), Some(1), "{key}");
-        until("the end of a life", secs(5), async || replicated.value(key).is_none()).await;
+        until("the end of a life", LONG, async || replicated.value(key).is_none()).await;
         let (lived, late) = (began.elapsed(), acknowledged.elapsed().saturating_sub(left));
         assert!(lived + millis(1) >= left, "{key}: ended after {lived:?}");
-        assert!(late < millis(500), "{key}: late by {late:?}");
+        assert!(late < age.mul_f64(0.9), "{key}: late by {late:?}, as if it had begun on arrival");
     }
 }
 
 /// Fault 19: a TTL that ends before the message arrives.
 pub async fn a_life_that_ends_on_the_way_invalidates_and_is_never_inserted(subject: &dyn Subject) {
     let replicated = Replicated::new(subject).await;
-    // Where the broker keeps messages, a fence is needed for the first message to tell its sender's clock.
+    // A sender's clock is told by its quickest message; where the broker keeps messages, by one behind a fence.
+    for _ in 0..5 {
+        replicated.caught_up().await;
+        replicated.writes.publish("resident", &1).await.expect("published");
+    }
     replicated.caught_up().await;
-    replicated.writes.publish("resident", &1).await.expect("published");
-    replicated.caught_up().await;
-    replicated.proxy.delay(millis(400), millis(0));
+    replicated.proxy.delay(millis(600), millis(0));
     for key in ["resident", "new"] {
         replicated.put(key, 2, SystemTime::now(), millis(200)).await;
     }
@@ -266,7 +268,7 @@ pub async fn a_life_that_ends_on_the_way_invalidates_and_is_never_inserted(subje
         assert_eq!(replicated.value("new"), None);
         end().await
     };
-    until("both to arrive", secs(3), never).await;
+    until("both to arrive", LONG, never).await;
     replicated.caught_up().await;
     assert_eq!((replicated.value("resident"), replicated.value("new")), (None, None));
 }

@@ -9,8 +9,8 @@ use hydratecache::{Signal, Subscription, Topic, Transport};
 use tokio::task::JoinHandle;
 
 use super::support::{
-    Listener, Writer, connect, connect_with, effort, fence, in_time, no_subscription_left, number,
-    resident_bytes, secs, topic, until,
+    LONG, Listener, Writer, connect, connect_with, effort, fence, in_time, no_subscription_left,
+    number, resident_bytes, secs, topic, until,
 };
 use super::{Setup, Subject};
 
@@ -36,7 +36,7 @@ async fn slow_reader(subject: &dyn Subject, payload_bytes: usize, batch: usize, 
     for sent in 1..=batches {
         let last = writer.send_batch(batch, payload_bytes).await.expect("published");
         // Its own queue is bounded too: give the quick reader its turn.
-        until("the quick reader", secs(5), async || counting.has(last)).await;
+        until("the quick reader", LONG, async || counting.has(last)).await;
         if sent == batches / 10 {
             before = resident_bytes();
         }
@@ -92,7 +92,7 @@ impl Counting {
     }
 
     async fn end(self) -> u64 {
-        in_time("the quick reader's end", secs(2), self.task).await.expect("no gap");
+        in_time("the quick reader's end", LONG, self.task).await.expect("no gap");
         *self.last.borrow()
     }
 }
@@ -111,7 +111,7 @@ pub async fn a_reader_that_panics_takes_nobody_along(subject: &dyn Subject) {
         });
         let sent = writer.send_batch(3, 8).await.expect("published");
         steady.numbers(sent - 2..=sent).await;
-        let outcome: Result<(), _> = in_time("the panic", secs(2), panicking).await;
+        let outcome: Result<(), _> = in_time("the panic", LONG, panicking).await;
         assert!(outcome.expect_err("it panics").is_panic());
         let sent = writer.send().await.expect("published");
         steady.numbers([sent]).await;
@@ -133,17 +133,17 @@ pub async fn a_thousand_topics_over_a_constant_number_of_connections_survive_a_r
         broker.kill9().await.expect("killed");
         broker.start_again().await.expect("restarted");
         let living = listeners.iter_mut().map(async |listener| {
-            listener.disrupted(secs(1)).await;
-            listener.back(subject, secs(5)).await;
+            listener.disrupted(LONG).await;
+            listener.back(subject, LONG).await;
         });
-        in_time("every topic to be live", secs(5), join_all(living)).await;
+        in_time("every topic to be live", LONG, join_all(living)).await;
         let two = async || subject.connections().await == subject.connections_of_one();
-        until("as many connections as before", secs(1), two).await;
+        until("as many connections as before", LONG, two).await;
         let hearing = listeners.iter_mut().zip(&topics).map(async |(listener, topic)| {
             Writer::new(&transport, topic).send().await.expect("published");
             listener.numbers([1]).await;
         });
-        in_time("every topic to hear", secs(5), join_all(hearing)).await;
+        in_time("every topic to hear", LONG, join_all(hearing)).await;
     }
 }
 
@@ -154,7 +154,7 @@ pub async fn readers_that_come_and_go_at_once_leave_no_subscription_and_miss_not
     let transport = connect(subject).await;
     let users = (0..16).map(|user| tokio::spawn(come_and_go(transport.clone(), user)));
     let users = join_all(users.collect::<Vec<_>>());
-    for user in in_time("readers to come and go", secs(effort(30, 300)), users).await {
+    for user in in_time("readers to come and go", secs(effort(180, 900)), users).await {
         user.expect("none misses anything");
     }
     no_subscription_left(subject, "everybody has gone").await;

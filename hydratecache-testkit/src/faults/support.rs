@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use hydratecache::{
@@ -16,8 +16,8 @@ use super::{Missed, Setup, Subject};
 use crate::conformance::Capability;
 use crate::proxy::FaultProxy;
 
-/// How long a broker that keeps messages may open its log before it serves, on a busy machine.
-const OPENING: Duration = secs(4);
+/// The end of a wait for which no promise sets one: only what hangs lasts so long, however busy the machine is.
+pub const LONG: Duration = secs(20);
 
 /// A transport to the subject's broker.
 pub async fn connect(subject: &dyn Subject) -> Arc<dyn Transport> {
@@ -76,6 +76,44 @@ pub async fn in_time<T>(what: impl Display, limit: Duration, future: impl Future
     outcome.unwrap_or_else(|_| panic!("waited {limit:?} for {what}"))
 }
 
+/// What a call takes at most that need not wait for its limit: less than a publish's by default.
+pub const ANSWER: Duration = secs(4);
+
+/// How long each round of something took. A busy machine delays a few of them; what is slow by itself is slow in
+/// all.
+#[derive(Debug)]
+pub struct Rounds {
+    what: &'static str,
+    took: Vec<Duration>,
+}
+
+impl Rounds {
+    /// None yet of `what` is waited for.
+    #[must_use]
+    pub const fn of(what: &'static str) -> Self {
+        Self { what, took: Vec::new() }
+    }
+
+    /// Waits for one of them.
+    pub async fn one<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        let outcome = in_time(self.what, LONG, future).await;
+        self.took.push(began.elapsed());
+        outcome
+    }
+
+    /// The fastest took less than `limit`.
+    pub fn fastest_took_less_than(&self, limit: Duration) {
+        self.took_less_than(limit, self.took.len().saturating_sub(1));
+    }
+
+    /// All but `few` of them took less than `limit`.
+    pub fn took_less_than(&self, limit: Duration, few: usize) {
+        let slow = self.took.iter().filter(|took| **took >= limit).count();
+        assert!(slow <= few, "{}: {slow} times not within {limit:?}: {:?}", self.what, self.took);
+    }
+}
+
 /// Asks again and again until `condition` holds.
 pub async fn until(what: impl Display, limit: Duration, mut condition: impl AsyncFnMut() -> bool) {
     let asking = async {
@@ -92,7 +130,7 @@ pub(super) async fn no_subscription_left(subject: &dyn Subject, case: &str) {
         Capability::Present(count) => count.await == 0,
         Capability::Absent(_) => true,
     };
-    until(format!("no subscription left, {case}"), secs(2), none).await;
+    until(format!("no subscription left, {case}"), LONG, none).await;
 }
 
 /// Publishes numbered messages as one origin.
@@ -155,8 +193,7 @@ impl Listener {
     /// Subscribes.
     pub async fn on(transport: &Arc<dyn Transport>, topic: &Topic) -> Self {
         let subscribing = transport.subscribe(topic.clone());
-        let subscription =
-            in_time(format!("a subscription to {topic}"), secs(6), subscribing).await;
+        let subscription = in_time(format!("a subscription to {topic}"), LONG, subscribing).await;
         Self(subscription.expect("subscribes"))
     }
 
@@ -181,7 +218,7 @@ impl Listener {
 
     /// The next signal, which is a message.
     pub async fn message(&mut self) -> Message {
-        match self.next("a message", secs(5)).await {
+        match self.next("a message", LONG).await {
             Signal::Message(message) => message,
             other => panic!("a message, not {other:?}"),
         }
@@ -218,7 +255,7 @@ impl Listener {
     /// The next signal, which is a gap of this count: what the link could not count, the numbers of
     /// the next message do.
     pub async fn lost(&mut self, count: u64) {
-        match self.next("the count of what was lost", secs(5)).await {
+        match self.next("the count of what was lost", LONG).await {
             Signal::Gap(gap) if gap.exact() == Some(count) => {}
             other => panic!("a gap of {count}, not {other:?}"),
         }
@@ -240,12 +277,6 @@ impl Listener {
         }
     }
 
-    /// The same after a restart of the broker. One that keeps messages has its log to open first.
-    pub async fn back_after_restart(&mut self, subject: &dyn Subject) {
-        let opening = if subject.missed() == Missed::Replayed { OPENING } else { Duration::ZERO };
-        self.back(subject, secs(1) + opening).await;
-    }
-
     /// The next signal: the link is back.
     pub async fn live(&mut self, limit: Duration) {
         let live = self.next("the link to be live again", limit).await;
@@ -255,7 +286,7 @@ impl Listener {
     /// The next two signals: the link is back, and something may be missing.
     pub async fn live_then_gap(&mut self, limit: Duration) {
         self.live(limit).await;
-        let gap = self.next("the gap behind Live", millis(100)).await;
+        let gap = self.next("the gap behind Live", LONG).await;
         assert!(matches!(gap, Signal::Gap(Gap::Unknown)), "a gap of unknown size, not {gap:?}");
     }
 
@@ -271,7 +302,7 @@ impl Listener {
                 }
             }
         };
-        in_time("the fence in the subscription", secs(10), reading).await;
+        in_time("the fence in the subscription", LONG, reading).await;
         signals
     }
 
@@ -284,7 +315,7 @@ impl Listener {
 
 /// A fence, within a limit.
 pub async fn fence(transport: &Arc<dyn Transport>) -> Fence {
-    in_time("a fence", secs(11), transport.fence()).await.expect("an echo")
+    in_time("a fence", LONG, transport.fence()).await.expect("an echo")
 }
 
 /// A topic of this name.

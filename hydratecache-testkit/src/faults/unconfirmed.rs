@@ -7,8 +7,8 @@ use crate::proxy::Direction;
 
 use super::Subject;
 use super::support::{
-    Listener, Writer, connect, connect_via, fence, in_time, millis, no_subscription_left, number,
-    proxy, secs, topic,
+    ANSWER, LONG, Listener, Writer, connect, connect_via, fence, in_time, millis,
+    no_subscription_left, number, proxy, secs, topic,
 };
 
 /// Fault 12: the link is cut at every moment of a proof.
@@ -24,7 +24,7 @@ pub async fn a_subscription_cut_before_its_proof_is_an_error_or_hears_everything
         cut.arm(&proxy);
         let healing = async {
             let cut = proxy.wait_for(|stats| stats.fired >= 2);
-            in_time(format!("a second attempt, {case}"), secs(3), cut).await;
+            in_time(format!("a second attempt, {case}"), LONG, cut).await;
             proxy.heal().expect("heals");
         };
         let subscribing = in_time(&case, secs(6), far.subscribe(topic.clone()));
@@ -64,10 +64,10 @@ pub async fn a_publish_cut_before_its_answer_is_of_unknown_outcome_and_applied_a
         let far = connect_via(subject, &proxy).await;
         let mut writer = Writer::new(&far, &topic);
         cut.arm(&proxy);
-        let error = in_time("an error", secs(1), writer.send()).await.expect_err("no answer");
+        let error = in_time("an error", ANSWER, writer.send()).await.expect_err("no answer");
         assert_eq!(error.kind(), ErrorKind::UnknownOutcome, "{error}");
         proxy.heal().expect("heals");
-        let last = in_time("a publish", secs(2), published(&mut writer)).await;
+        let last = in_time("a publish", LONG, published(&mut writer)).await;
         let expected: &[u64] = if arrives { &[1, last] } else { &[last] };
         let fence = fence(&near).await;
         let signals = listener.before(fence).await;
@@ -90,7 +90,7 @@ pub async fn batches_torn_apart_by_a_reset_are_applied_at_most_once_and_in_order
         proxy.reset_mid_frame(500 + 97 * round, Direction::ToServer);
         let batch = (1..=40).map(|number: u64| unnumbered(last + number)).collect();
         last += 40;
-        let publishing = in_time("an error", secs(1), far.publish(topic.clone(), batch));
+        let publishing = in_time("an error", ANSWER, far.publish(topic.clone(), batch));
         let error = publishing.await.expect_err("the batch is longer than that");
         assert_eq!(error.kind(), ErrorKind::UnknownOutcome, "{error}");
         proxy.heal().expect("heals");
@@ -103,7 +103,7 @@ pub async fn batches_torn_apart_by_a_reset_are_applied_at_most_once_and_in_order
                 }
             }
         };
-        in_time("a publish", secs(2), whole).await;
+        in_time("a publish", LONG, whole).await;
         let fence = fence(&near).await;
         for signal in listener.before(fence).await {
             let number = received(&signal).expect("a message");
