@@ -17,8 +17,8 @@ fi
 as_root=()
 ((EUID == 0)) || as_root=(sudo -n)
 # RUNLEVEL=1 keeps a package from starting a service of its own.
-install=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get --quiet --quiet --yes install --no-install-recommends)
+install=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get --quiet --quiet --yes -o Acquire::Retries=3 install --no-install-recommends)
 if ! "${as_root[@]}" "${install[@]}" "${packages[@]}" >/dev/null; then
-  "${as_root[@]}" apt-get --quiet --quiet update
+  "${as_root[@]}" apt-get --quiet --quiet -o Acquire::Retries=3 update
   "${as_root[@]}" "${install[@]}" "${packages[@]}" >/dev/null
 fi

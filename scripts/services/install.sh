@@ -33,7 +33,7 @@ need_command() { # need_command COMMAND PACKAGE
 
 # RUNLEVEL=1 keeps a package from starting a service of its own.
 install_packages() {
-  local as_root=() apt=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get --quiet --yes -o DPkg::Lock::Timeout=300)
+  local as_root=() apt=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get --quiet --yes -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
   command -v apt-get >/dev/null || fail "$* is missing, and there is no apt-get to install it with: put it on PATH, or $(way_out)"
   if ((EUID != 0)); then
     sudo -n true 2>/dev/null || fail "$* is missing: run 'apt-get install $*' as root, or set $(url_variable) to a broker that runs"
@@ -41,7 +41,7 @@ install_packages() {
   fi
   apt+=(install --no-install-recommends "$@")
   (exec_bare "${as_root[@]}" "${apt[@]}") >>"$INSTALL_LOG" 2>&1 && return
-  { (exec_bare "${as_root[@]}" apt-get --quiet update) && (exec_bare "${as_root[@]}" "${apt[@]}"); } >>"$INSTALL_LOG" 2>&1 ||
+  { (exec_bare "${as_root[@]}" apt-get --quiet -o Acquire::Retries=3 update) && (exec_bare "${as_root[@]}" "${apt[@]}"); } >>"$INSTALL_LOG" 2>&1 ||
     fail "apt-get could not install $*; log: $INSTALL_LOG; $(way_out)"
 }
 

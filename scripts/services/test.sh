@@ -39,10 +39,10 @@ prints() { [[ $output == "$1" ]]; }
 is_empty() { [[ -z $1 ]]; }
 differ() { [[ -n $1 && -n $2 && $1 != "$2" ]]; }
 
-answers() { # answers BROKER URL
+answers() { # answers BROKER URL [SECONDS]
   local address=${2##*[/@]}
   [[ $1 != postgres ]] || { address=${2##*@} && address=${address%%/*}; }
-  "$here/probe.sh" "$1" "${address%:*}" "${address##*:}" 2>/dev/null
+  "$here/probe.sh" "$1" "${address%:*}" "${address##*:}" "${3:-10}" 2>/dev/null
 }
 
 refuses() { # refuses URL: nobody listens there any more
@@ -52,7 +52,7 @@ refuses() { # refuses URL: nobody listens there any more
   ! (exec 3<>"/dev/tcp/${address%:*}/${address##*:}") 2>/dev/null
 }
 
-silent() { ! answers "$@"; }
+silent() { ! answers "$@" 1; }
 
 has_gone() { ! kill -0 "$1" 2>/dev/null || [[ $(</proc/"$1"/stat) == *') Z '* ]]; }
 
