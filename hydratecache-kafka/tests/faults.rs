@@ -5,6 +5,8 @@
 //! command need such a command. A server that was frozen for long may disrupt its readers twice, so Kafka has a
 //! test of its own for that.
 
+#[path = "faults/holes.rs"]
+mod holes;
 #[path = "support/nameless.rs"]
 mod nameless;
 #[path = "faults/outage.rs"]

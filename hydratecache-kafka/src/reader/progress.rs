@@ -20,9 +20,11 @@ struct Position {
     next: Option<i64>,
     /// The end that the broker told last: all before it was accepted before it was asked.
     known_end: i64,
+    /// Where the partition ended when reading began: what is missing before it may have been replaced.
+    old_end: i64,
 }
 
-const UNREAD: Position = Position { next: None, known_end: 0 };
+const UNREAD: Position = Position { next: None, known_end: 0, old_end: 0 };
 
 /// A fence, and where each partition ended when it was asked for.
 #[derive(Debug)]
@@ -41,7 +43,9 @@ pub(super) enum Place {
     Before,
     /// It follows what was read.
     Next,
-    /// Records before it are gone: compacted away, or never meant for readers (marks of transactions).
+    /// Records before it are gone that were written before reading began: something newer may have
+    /// replaced them. What is missing in what is read as it is written are marks of transactions, which have no
+    /// number of any publisher's; whatever else it may be, the numbers tell.
     BehindAHole,
 }
 
@@ -53,6 +57,13 @@ pub(super) enum Log {
     Other,
 }
 
+impl Position {
+    /// The place of what follows a hole that begins at `next`.
+    fn behind_a_hole(&self, next: i64) -> Place {
+        if next < self.old_end { Place::BehindAHole } else { Place::Next }
+    }
+}
+
 impl Progress {
     /// Reads partition `partition` from `start`, or from its beginning.
     pub(super) fn start(&mut self, partition: usize, start: Option<i64>) {
@@ -61,10 +72,21 @@ impl Progress {
         }
         let position = &mut self.partitions[partition];
         position.next = start;
+        if start.is_none() {
+            position.old_end = position.known_end;
+        }
         position.known_end = start.unwrap_or(position.known_end);
     }
 
-    /// The partitions ended there when reading began.
+    /// The partitions end there, and reading begins.
+    pub(super) fn begin(&mut self, ends: &[i64]) {
+        self.know_ends(ends);
+        for (position, end) in self.partitions.iter_mut().zip(ends) {
+            position.old_end = *end;
+        }
+    }
+
+    /// The partitions ended there when that was told last.
     pub(super) fn know_ends(&mut self, ends: &[i64]) {
         for (position, end) in self.partitions.iter_mut().zip(ends) {
             position.known_end = *end;
@@ -91,7 +113,7 @@ impl Progress {
             Some(next) if offset == next => Place::Next,
             // From the beginning there is nothing to be behind.
             None => Place::Next,
-            Some(_) => Place::BehindAHole,
+            Some(next) => position.behind_a_hole(next),
         };
         position.next = Some(offset + 1);
         place
@@ -106,7 +128,7 @@ impl Progress {
             Some(next) if offset <= next => Place::Next,
             next => {
                 position.next = Some(offset);
-                if next.is_some() { Place::BehindAHole } else { Place::Next }
+                next.map_or(Place::Next, |next| position.behind_a_hole(next))
             }
         }
     }
@@ -187,8 +209,11 @@ mod tests {
     fn records_are_new_once_and_holes_are_seen() {
         let mut progress = Progress::default();
         progress.start(0, Some(5));
+        progress.begin(&[12]);
         let seen = [4, 5, 6, 5, 9, 10].map(|offset| progress.record(0, offset));
         assert_eq!(seen, [Before, Next, Next, Before, BehindAHole, Next]);
+        let seen = [14, 16].map(|offset| progress.record(0, offset));
+        assert_eq!(seen, [BehindAHole, Next], "15 was written when all before it had been read");
         progress.start(1, None);
         assert_eq!([7, 8, 8].map(|offset| progress.record(1, offset)), [Next, Next, Before]);
         assert_eq!(progress.record(2, 0), Before, "a partition that is not read");
@@ -214,12 +239,26 @@ mod tests {
     fn records_that_are_gone_do_not_hold_up_a_fence() {
         let mut progress = Progress::default();
         progress.start(0, Some(0));
+        progress.begin(&[5]);
         progress.await_fence(fence(1), vec![5]);
         progress.record(0, 1);
         assert_eq!(progress.passed(), None);
         assert_eq!(progress.end(0, 5), Place::BehindAHole, "2, 3 and 4 are marks or compacted");
         assert!(progress.passed().is_some());
         assert_eq!(progress.end(0, 5), Place::Next);
+    }
+
+    #[test]
+    fn what_is_read_from_the_beginning_again_was_written_before() {
+        let mut progress = Progress::default();
+        progress.start(0, Some(5));
+        progress.begin(&[5]);
+        progress.learn_ends(&[20]);
+        assert_eq!([5, 7].map(|offset| progress.record(0, offset)), [Next, Next]);
+        // Retention overtook it.
+        progress.start(0, None);
+        let seen = [12, 15, 20, 22].map(|offset| progress.record(0, offset));
+        assert_eq!(seen, [Next, BehindAHole, BehindAHole, Next]);
     }
 
     #[test]
