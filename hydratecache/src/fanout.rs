@@ -106,11 +106,7 @@ impl Fanout {
             return;
         }
         for arrival in arrivals {
-            track(tracker, arrival, |signal| {
-                for queue in readers.iter() {
-                    queue.lock().push(signal.clone());
-                }
-            });
+            track(tracker, arrival, |signal| tell_all(readers, &signal));
         }
     }
 
@@ -123,9 +119,7 @@ impl Fanout {
         let copy = Rejection::new(RejectionReason::NotAnEnvelope).with_position(position);
         track(tracker_of(trackers, partition), Err(copy), |signal| {
             if !matches!(signal, Signal::Rejected(_)) {
-                for queue in readers.iter() {
-                    queue.lock().push(signal.clone());
-                }
+                tell_all(readers, &signal);
             }
         });
     }
@@ -150,9 +144,7 @@ impl Fanout {
             let lost = write.position().map_or(Lost::Next, |position| tracker.lost(position));
             count += u64::from(lost != Lost::Duplicate);
             if let Lost::After(gap) = lost {
-                for queue in readers.iter() {
-                    queue.lock().push(Signal::Gap(gap));
-                }
+                tell_all(readers, &Signal::Gap(gap));
             }
         }
         count
@@ -233,6 +225,12 @@ impl Drop for Fanout {
 impl fmt::Debug for Fanout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fanout").field("readers", &self.readers()).finish_non_exhaustive()
+    }
+}
+
+fn tell_all(readers: &[Arc<Queue>], signal: &Signal) {
+    for queue in readers {
+        queue.lock().push(signal.clone());
     }
 }
 

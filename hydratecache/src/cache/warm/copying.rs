@@ -148,6 +148,8 @@ impl<T: Send + Sync + 'static> Copying<T> {
         let mut heard = self.peers.listen();
         let mut asking = self.asking(Purpose::Repair);
         let (mut signals, mut differing, mut entries) = (None, Differing::default(), Vec::new());
+        // Known once all its heads have come; no entry is taken before.
+        let mut is_covered = false;
         loop {
             let step = tokio::select! {
                 payload = next_payload(&mut signals) => {
@@ -156,10 +158,13 @@ impl<T: Send + Sync + 'static> Copying<T> {
                         continue;
                     };
                     entries.extend(differing.compare(&self.peers, comparing, part).await);
-                    if let Some(heads) = differing.all_heads() {
+                    if !is_covered && let Some(heads) = differing.all_heads() {
                         if !self.losses.are_covered_by(heads) {
                             return Ok(Ok(Came::Whole { heads: differing.heads, is_digest: true }));
                         }
+                        is_covered = true;
+                    }
+                    if is_covered {
                         self.forward(mem::take(&mut entries)).await?;
                     }
                     let says_too_little = comparing.is_complete() && !differing.is_whole();
@@ -180,7 +185,7 @@ impl<T: Send + Sync + 'static> Copying<T> {
                 Step::Nothing => {}
                 Step::Say(request) => self.say(&request).await,
                 Step::Listen(digest) => {
-                    (differing, entries) = (Differing::default(), Vec::new());
+                    (differing, entries, is_covered) = (Differing::default(), Vec::new(), false);
                     signals = self.subscribed(digest).await.ok();
                 }
                 Step::ReadTheSource => return Ok(Err(no_copy())),
