@@ -246,7 +246,7 @@ impl Reading {
         self.routes.insert(topic.clone(), route);
         self.assign(topic, &starts, true);
         if let Some(route) = self.routes.get_mut(topic) {
-            route.progress.begin(ends);
+            route.progress.know_ends(ends);
         }
     }
 

@@ -124,11 +124,11 @@ impl Fanout {
         });
     }
 
-    /// The broker no longer has what stood here in the partition, because something newer replaced
-    /// it: what is missing before each origin's next message is no loss.
-    pub fn compacted_in(&self, partition: usize) {
+    /// The broker no longer has so many messages that stood here in the partition, because something newer
+    /// replaced them: no more than that are missing before the next messages of origins, or it is a loss.
+    pub fn compacted_in(&self, partition: usize, messages: u64) {
         if let Some(tracker) = self.lock().trackers.get_mut(partition) {
-            tracker.replaced();
+            tracker.replaced(messages);
         }
     }
 

@@ -46,8 +46,9 @@ pub struct Tracker {
     now: u64,
     /// Grows when the broker has replaced messages.
     epoch: u32,
-    /// Whether what is missing before the first message of an origin in this epoch was replaced.
-    is_replaced: bool,
+    /// How many it has replaced that no origin is known to lack yet: so many may be missing before the first
+    /// messages of origins in this epoch.
+    replaced: u64,
     /// What was reported missing and may still come, the oldest first: of each origin ascending.
     missing: VecDeque<Positions>,
     forgot: bool,
@@ -85,7 +86,7 @@ impl Tracker {
             capacity: capacity.max(1),
             now: 0,
             epoch: 0,
-            is_replaced: false,
+            replaced: 0,
             missing: VecDeque::new(),
             forgot: false,
         }
@@ -138,17 +139,18 @@ impl Tracker {
         }
     }
 
-    /// The broker no longer has what stood here, because something newer replaced it: what is missing
-    /// before the next message of each origin is no loss.
-    pub fn replaced(&mut self) {
+    /// The broker no longer has what stood here, up to `count` messages, because something newer replaced it: so
+    /// many that are missing before the next messages of origins are no loss. Whose they were it cannot say, so
+    /// if more are missing before one, all of those are reported.
+    pub fn replaced(&mut self, count: u64) {
         self.epoch = self.epoch.wrapping_add(1);
-        self.is_replaced = true;
+        self.replaced = self.replaced.saturating_add(count);
     }
 
     /// The link reported a gap. What is missing before the next message of an origin may be of it, or a
     /// publish that failed behind it: nobody can tell, so it is reported too.
     pub fn reported_by_the_link(&mut self) {
-        self.is_replaced = false;
+        self.replaced = 0;
     }
 
     /// Whether an origin was forgotten, for want of room, since this was last asked: from then on
@@ -169,7 +171,11 @@ impl Tracker {
             }
             let before = std::mem::replace(&mut heard.last, sequence);
             let is_first_since = std::mem::replace(&mut heard.epoch, epoch) != epoch;
-            if complete <= before || (is_first_since && self.is_replaced) {
+            if complete <= before {
+                return Advance::Missing(None);
+            }
+            if is_first_since && complete - before <= self.replaced {
+                self.replaced -= complete - before;
                 return Advance::Missing(None);
             }
             let missing = Positions::new(origin, before + 1, complete);
@@ -261,9 +267,13 @@ mod tests {
         gap.exact().expect("jumps are counted")
     }
 
+    fn missing(origin: u64, first: u64, last: u64) -> Positions {
+        let origin = Origin::from_u64(origin).expect("not zero");
+        Positions::new(origin, first, last).expect("in order")
+    }
+
     fn known(first: u64, last: u64) -> Gap {
-        let origin = Origin::from_u64(1).expect("not zero");
-        Gap::Known(Positions::new(origin, first, last).expect("in order"))
+        Gap::Known(missing(1, first, last))
     }
 
     /// What a tracker reported, against what was sent.
@@ -404,7 +414,7 @@ mod tests {
         for origin in 1..=3 {
             tracker.message(at(origin, 5));
         }
-        tracker.replaced();
+        tracker.replaced(10);
         assert_eq!(tracker.message(at(1, 9)), Verdict::Next);
         assert_eq!(tracker.message(at(1, 7)), Verdict::Duplicate, "nobody misses it");
         assert_eq!(tracker.message(at(1, 11)), Verdict::After(known(10, 10)));
@@ -412,6 +422,21 @@ mod tests {
         assert!(matches!(tracker.message(at(2, 7)), Verdict::After(Gap::Known(_))));
         tracker.reported_by_the_link();
         assert!(matches!(tracker.message(at(3, 7)), Verdict::After(Gap::Known(_))));
+    }
+
+    #[test]
+    fn no_more_is_excused_than_was_replaced() {
+        let mut tracker = Tracker::new();
+        for origin in 1..=4 {
+            tracker.message(at(origin, 5));
+        }
+        tracker.replaced(3);
+        assert_eq!(tracker.message(at(1, 7)), Verdict::Next);
+        assert_eq!(tracker.message(at(2, 9)), Verdict::After(Gap::Known(missing(2, 6, 8))));
+        assert_eq!(tracker.message(at(3, 8)), Verdict::Next, "two were left");
+        assert_eq!(tracker.message(at(4, 7)), Verdict::After(Gap::Known(missing(4, 6, 6))));
+        tracker.replaced(1);
+        assert_eq!(tracker.message(at(4, 9)), Verdict::Next, "behind another hole");
     }
 
     #[test]

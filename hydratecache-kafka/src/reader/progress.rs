@@ -1,6 +1,6 @@
 //! How far a topic has been read: a state machine without I/O.
 //!
-//! Offsets of records and ends of partitions go in; whether a record is new, whether something was
+//! Offsets of records and ends of partitions go in; whether a record is new, how much may have been
 //! compacted away before it, and which fences have been passed come out.
 
 use std::collections::VecDeque;
@@ -20,11 +20,12 @@ struct Position {
     next: Option<i64>,
     /// The end that the broker told last: all before it was accepted before it was asked.
     known_end: i64,
-    /// Where the partition ended when reading began: what is missing before it may have been replaced.
-    old_end: i64,
+    /// What stands before it was written while nobody read here: before reading began, or while the link was
+    /// lost. Unknown until the broker has told an end since: then all of it may have been.
+    old_end: Option<i64>,
 }
 
-const UNREAD: Position = Position { next: None, known_end: 0, old_end: 0 };
+const UNREAD: Position = Position { next: None, known_end: 0, old_end: None };
 
 /// A fence, and where each partition ended when it was asked for.
 #[derive(Debug)]
@@ -43,10 +44,10 @@ pub(super) enum Place {
     Before,
     /// It follows what was read.
     Next,
-    /// Records before it are gone that were written before reading began: something newer may have
-    /// replaced them. What is missing in what is read as it is written are marks of transactions, which have no
-    /// number of any publisher's; whatever else it may be, the numbers tell.
-    BehindAHole,
+    /// So many offsets before it have no record, of what was written while nobody read here: compaction may have
+    /// taken them. In what is read as it is written, marks of transactions have no record, and no publisher's
+    /// number: there a missing number is missing, whatever holes there are.
+    BehindAHole(u64),
 }
 
 /// Whether a log is the one that was read so far.
@@ -58,9 +59,18 @@ pub(super) enum Log {
 }
 
 impl Position {
-    /// The place of what follows a hole that begins at `next`.
-    fn behind_a_hole(&self, next: i64) -> Place {
-        if next < self.old_end { Place::BehindAHole } else { Place::Next }
+    fn know_end(&mut self, end: i64) {
+        self.known_end = end;
+        self.old_end.get_or_insert(end);
+    }
+
+    /// The place of what stands at `offset`, behind a hole that begins at `next`.
+    fn behind_a_hole(&self, next: i64, offset: i64) -> Place {
+        let old = self.old_end.map_or(offset, |end| end.min(offset));
+        match u64::try_from(old - next) {
+            Ok(missing @ 1..) => Place::BehindAHole(missing),
+            _ => Place::Next,
+        }
     }
 }
 
@@ -73,23 +83,20 @@ impl Progress {
         let position = &mut self.partitions[partition];
         position.next = start;
         if start.is_none() {
-            position.old_end = position.known_end;
+            position.old_end = None;
         }
         position.known_end = start.unwrap_or(position.known_end);
     }
 
-    /// The partitions end there, and reading begins.
-    pub(super) fn begin(&mut self, ends: &[i64]) {
-        self.know_ends(ends);
-        for (position, end) in self.partitions.iter_mut().zip(ends) {
-            position.old_end = *end;
-        }
+    /// Reading goes on after a while in which nobody read.
+    pub(super) fn resume(&mut self) {
+        self.partitions.iter_mut().for_each(|position| position.old_end = None);
     }
 
     /// The partitions ended there when that was told last.
     pub(super) fn know_ends(&mut self, ends: &[i64]) {
         for (position, end) in self.partitions.iter_mut().zip(ends) {
-            position.known_end = *end;
+            position.know_end(*end);
         }
     }
 
@@ -113,7 +120,7 @@ impl Progress {
             Some(next) if offset == next => Place::Next,
             // From the beginning there is nothing to be behind.
             None => Place::Next,
-            Some(next) => position.behind_a_hole(next),
+            Some(next) => position.behind_a_hole(next, offset),
         };
         position.next = Some(offset + 1);
         place
@@ -128,7 +135,7 @@ impl Progress {
             Some(next) if offset <= next => Place::Next,
             next => {
                 position.next = Some(offset);
-                next.map_or(Place::Next, |next| position.behind_a_hole(next))
+                next.map_or(Place::Next, |next| position.behind_a_hole(next, offset))
             }
         }
     }
@@ -145,7 +152,7 @@ impl Progress {
             if *end < position.known_end {
                 log = Log::Other;
             }
-            position.known_end = *end;
+            position.know_end(*end);
         }
         log
     }
@@ -209,11 +216,12 @@ mod tests {
     fn records_are_new_once_and_holes_are_seen() {
         let mut progress = Progress::default();
         progress.start(0, Some(5));
-        progress.begin(&[12]);
+        progress.know_ends(&[12]);
         let seen = [4, 5, 6, 5, 9, 10].map(|offset| progress.record(0, offset));
-        assert_eq!(seen, [Before, Next, Next, Before, BehindAHole, Next]);
+        assert_eq!(seen, [Before, Next, Next, Before, BehindAHole(2), Next]);
+        progress.know_ends(&[20]);
         let seen = [14, 16].map(|offset| progress.record(0, offset));
-        assert_eq!(seen, [BehindAHole, Next], "15 was written when all before it had been read");
+        assert_eq!(seen, [BehindAHole(1), Next], "12 and later were read as they were written");
         progress.start(1, None);
         assert_eq!([7, 8, 8].map(|offset| progress.record(1, offset)), [Next, Next, Before]);
         assert_eq!(progress.record(2, 0), Before, "a partition that is not read");
@@ -239,26 +247,36 @@ mod tests {
     fn records_that_are_gone_do_not_hold_up_a_fence() {
         let mut progress = Progress::default();
         progress.start(0, Some(0));
-        progress.begin(&[5]);
+        progress.know_ends(&[5]);
         progress.await_fence(fence(1), vec![5]);
         progress.record(0, 1);
         assert_eq!(progress.passed(), None);
-        assert_eq!(progress.end(0, 5), Place::BehindAHole, "2, 3 and 4 are marks or compacted");
+        assert_eq!(progress.end(0, 5), Place::BehindAHole(3), "2, 3 and 4 are marks or compacted");
         assert!(progress.passed().is_some());
         assert_eq!(progress.end(0, 5), Place::Next);
     }
 
     #[test]
-    fn what_is_read_from_the_beginning_again_was_written_before() {
+    fn what_was_written_while_nobody_read_may_have_been_compacted() {
         let mut progress = Progress::default();
         progress.start(0, Some(5));
-        progress.begin(&[5]);
+        progress.know_ends(&[5]);
         progress.learn_ends(&[20]);
         assert_eq!([5, 7].map(|offset| progress.record(0, offset)), [Next, Next]);
+        // The link is back, and how far it was written meanwhile is told a moment later.
+        progress.resume();
+        assert_eq!(progress.record(0, 10), BehindAHole(2));
+        progress.learn_ends(&[30]);
+        assert_eq!(
+            [15, 32].map(|offset| progress.record(0, offset)),
+            [BehindAHole(4), BehindAHole(14)]
+        );
+        assert_eq!(progress.record(0, 40), Next);
         // Retention overtook it.
         progress.start(0, None);
-        let seen = [12, 15, 20, 22].map(|offset| progress.record(0, offset));
-        assert_eq!(seen, [Next, BehindAHole, BehindAHole, Next]);
+        progress.learn_ends(&[50]);
+        let seen = [44, 46, 50, 52].map(|offset| progress.record(0, offset));
+        assert_eq!(seen, [Next, BehindAHole(1), BehindAHole(3), Next]);
     }
 
     #[test]

@@ -45,6 +45,8 @@ impl Reading {
             self.assign(topic, &starts, probes);
             if let Some(route) = self.routes.get_mut(topic) {
                 route.progress.know_ends(&ends);
+                // Those ends were told before the trouble.
+                route.progress.resume();
             }
         }
     }

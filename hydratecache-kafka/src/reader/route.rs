@@ -119,6 +119,7 @@ impl Route {
     /// The link is back. The brokers kept what was published meanwhile, unless a gap is owed.
     pub(super) fn up(&mut self) {
         if std::mem::take(&mut self.is_down) {
+            self.progress.resume();
             self.live();
         }
     }
@@ -214,9 +215,9 @@ impl Route {
             if let Some(Some(queue)) = self.queues.get_mut(partition) {
                 queue.is_probing = false;
             }
-            if place == Place::BehindAHole {
+            if let Place::BehindAHole(records) = place {
                 self.fanout.arrived_in(partition, waiting.drain(..));
-                self.fanout.compacted_in(partition);
+                self.fanout.compacted_in(partition, records);
             }
             match read {
                 Read::Record(_, arrived) if place != Place::Before => {

@@ -1,14 +1,18 @@
 //! Holes in a log: offsets that no reader is given a record for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use hydratecache::Signal;
+use hydratecache::{Signal, Transport};
+use hydratecache_kafka::KafkaConfig;
 use hydratecache_testkit::faults::Subject as _;
-use hydratecache_testkit::faults::support::{LONG, Listener, Writer, connect, number, topic};
+use hydratecache_testkit::faults::support::{
+    LONG, Listener, Writer, connect, fence, in_time, number, secs, topic,
+};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
 use crate::subject::Kafka;
-use crate::support::within;
+use crate::support::{Admin, config, proxied, within};
 
 /// Another program's transaction leaves a mark behind its record, which has an offset of its own and is given to
 /// nobody.
@@ -49,5 +53,63 @@ async fn a_publish_that_failed_shows_behind_the_mark_of_a_transaction_too() {
         Signal::Gap(gap) => assert_eq!(gap.exact(), Some(1)),
         other => panic!("a gap of the one that failed, not {other:?}"),
     }
+    listener.numbers([sent]).await;
+}
+
+async fn connect_with(config: KafkaConfig) -> Arc<dyn Transport> {
+    Arc::new(config.connect().await.expect("connects"))
+}
+
+/// How many messages are in the log.
+async fn held(config: KafkaConfig) -> u64 {
+    let transport = connect_with(config.with_warm_start()).await;
+    let mut listener = Listener::on(&transport, &topic("users")).await;
+    let fence = fence(&transport).await;
+    let signals = listener.before(fence).await;
+    for signal in &signals {
+        assert!(matches!(signal, Signal::Message(_)), "a message, not {signal:?}");
+    }
+    signals.len() as u64
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_compacted_while_a_reader_was_away_is_no_gap_and_what_failed_behind_it_is() {
+    let (broker, proxy) = proxied("PLAINTEXT", ["log.cleaner.backoff.ms=100".to_owned()]).await;
+    Admin::of(&broker).make_compacted("users").await;
+    let far = connect_with(config(&proxy.addr().to_string())).await;
+    let near = connect_with(config(broker.addr())).await;
+    let mut listener = Listener::on(&far, &topic("users")).await;
+    let mut writer = Writer::new(&near, &topic("users"));
+    writer.send().await.expect("published");
+    listener.numbers([1]).await;
+    proxy.cut();
+    listener.disrupted(LONG).await;
+    // All of one key. The segment that is written to is not compacted.
+    let compacting = async {
+        loop {
+            let last = writer.send_batch(100, 8).await.expect("published");
+            if held(config(broker.addr())).await < last / 2 {
+                return last;
+            }
+        }
+    };
+    let last = in_time("the log to be compacted", secs(120), compacting).await;
+    proxy.heal().expect("heals");
+    listener.live(LONG).await;
+    let mut received = 1;
+    loop {
+        let message = listener.message().await;
+        received += 1;
+        if number(&message) == last {
+            break;
+        }
+    }
+    assert!(received < last, "some were not there any more");
+    // Now the ends are known, and what comes is read as it is written.
+    fence(&far).await;
+    let failed = number(&writer.message(8));
+    assert_eq!(failed, last + 1);
+    let sent = writer.send().await.expect("published");
+    listener.lost(1).await;
     listener.numbers([sent]).await;
 }

@@ -9,7 +9,7 @@ use hydratecache::{Channel, Signal, Topic, Transport};
 use hydratecache_kafka::{KafkaConfig, MissingTopics};
 use hydratecache_testkit::broker::Broker;
 use hydratecache_testkit::faults::support::{
-    Listener, Writer, fence, in_time, number, secs, topic, until,
+    LONG, Listener, Writer, fence, in_time, number, secs, topic, until,
 };
 use hydratecache_testkit::proxy::FaultProxy;
 
@@ -40,13 +40,13 @@ async fn connect(config: KafkaConfig) -> Arc<dyn Transport> {
 
 /// The next signal says that the link, or the topic, is back.
 async fn live(listener: &mut Listener) {
-    let live = listener.next("to be live again", secs(5)).await;
+    let live = listener.next("to be live again", LONG).await;
     assert!(matches!(live, Signal::Live), "Live, not {live:?}");
 }
 
 /// The next signal is a gap of whatever size.
 async fn gap(listener: &mut Listener) {
-    let gap = listener.next("the gap", secs(5)).await;
+    let gap = listener.next("the gap", LONG).await;
     assert!(matches!(gap, Signal::Gap(_)), "a gap, not {gap:?}");
 }
 
@@ -61,7 +61,7 @@ async fn what_retention_took_from_a_reader_that_was_away_is_a_gap_and_the_rest_a
     writer.send_batch(10, 8).await.expect("published");
     listener.numbers(1..=10).await;
     proxy.cut();
-    listener.disrupted(secs(2)).await;
+    listener.disrupted(LONG).await;
     writer.send_batch(50, 8).await.expect("published");
     // A record each, so the next one to be read is at offset 10.
     admin.expire("users", 0, 40).await;
@@ -87,7 +87,7 @@ async fn a_topic_that_was_made_again_while_a_reader_was_away_is_a_gap_and_is_rea
         writer.send_batch(20, 8).await.expect("published");
         listener.numbers(1..=20).await;
         proxy.cut();
-        listener.disrupted(secs(2)).await;
+        listener.disrupted(LONG).await;
         admin.delete(name).await;
         admin.make(&[name], after).await;
         let stranger = connect(config(broker.addr())).await;
@@ -98,7 +98,7 @@ async fn a_topic_that_was_made_again_while_a_reader_was_away_is_a_gap_and_is_rea
         gap(&mut listener).await;
         let mut numbers = Vec::new();
         while numbers.len() < 5 {
-            match listener.next("what the new topic holds", secs(5)).await {
+            match listener.next("what the new topic holds", LONG).await {
                 Signal::Message(message) if message.origin() == Some(anew.origin()) => {
                     numbers.push(number(&message));
                 }
@@ -110,7 +110,7 @@ async fn a_topic_that_was_made_again_while_a_reader_was_away_is_a_gap_and_is_rea
         assert_eq!(numbers, [1, 2, 3, 4, 5], "{name}");
         anew.send().await.expect("published");
         // The second sign of it may come as late as this.
-        let next = match listener.next("what comes then", secs(5)).await {
+        let next = match listener.next("what comes then", LONG).await {
             Signal::Gap(_) => listener.message().await,
             Signal::Message(message) => message,
             other => panic!("{name}: a message, not {other:?}"),
@@ -137,7 +137,7 @@ async fn a_topic_that_is_deleted_before_the_eyes_of_its_readers_disrupts_them_un
     // Other topics go on meanwhile, and their fences do not wait for this one.
     Writer::new(&near, &shops).send().await.expect("published");
     other.numbers([1]).await;
-    in_time("a fence", secs(3), far.fence()).await.expect("an echo");
+    in_time("a fence", LONG, far.fence()).await.expect("an echo");
     admin.make(&["users"], 1).await;
     let stranger = connect(config(broker.addr())).await;
     let mut anew = Writer::new(&stranger, &users);
@@ -146,14 +146,14 @@ async fn a_topic_that_is_deleted_before_the_eyes_of_its_readers_disrupts_them_un
     assert!(matches!(back, Signal::Live), "Live, not {back:?}");
     gap(&mut listener).await;
     loop {
-        match listener.next("the new topic's first message", secs(5)).await {
+        match listener.next("the new topic's first message", LONG).await {
             Signal::Gap(_) => {}
             Signal::Message(message) => break assert_eq!(message.origin(), Some(anew.origin())),
             other => panic!("a message, not {other:?}"),
         }
     }
     // Whoever published before goes on as well, under the new topic's count.
-    in_time("the own publisher", secs(5), async {
+    in_time("the own publisher", LONG, async {
         while let Err(error) = writer.send().await {
             assert!(error.to_string().contains("users"), "{error}");
         }
@@ -192,7 +192,7 @@ async fn nothing_in_a_partition_that_was_added_is_lost() {
     admin.produce("users", 3, "stranger", b"bare").await;
     let heard = async {
         loop {
-            match listener.next("the record in the new partition", secs(5)).await {
+            match listener.next("the record in the new partition", LONG).await {
                 Signal::Message(message)
                     if message.key().is_some_and(|key| key.as_str() == "stranger") =>
                 {
@@ -203,7 +203,7 @@ async fn nothing_in_a_partition_that_was_added_is_lost() {
             }
         }
     };
-    in_time("the record in the new partition", secs(5), heard).await;
+    in_time("the record in the new partition", LONG, heard).await;
     for round in 1..20 {
         publish(round * 100..(round + 1) * 100).await;
     }
@@ -229,11 +229,12 @@ async fn a_thousand_topics_are_subscribed_to_at_once_and_over_the_same_connectio
     let began = Instant::now();
     Listener::on(&transport, &topic(names[0])).await;
     let one = began.elapsed();
-    let subscribing = join_all(topics.iter().map(|topic| Listener::on(&transport, topic)));
-    let subscribing = in_time("a thousand subscriptions", secs(60), subscribing);
     let began = Instant::now();
-    let mut listeners = subscribing.await;
+    let subscribing = join_all(topics.iter().map(|topic| transport.subscribe(topic.clone())));
+    let subscribed = in_time("a thousand subscriptions", secs(60), subscribing).await;
     let all = began.elapsed();
+    let listener = |subscribed: Result<_, _>| Listener::over(subscribed.expect("subscribes"));
+    let mut listeners: Vec<_> = subscribed.into_iter().map(listener).collect();
     assert!(all < secs(5).max(100 * one), "one took {one:?}, and all of them {all:?}");
     // The fourth is the one to the coordinator of the group that the reading client names. librdkafka opens it once
     // the broker has made the topic that coordinators write to, which may be after the subscriptions.

@@ -89,6 +89,17 @@ impl Admin {
         all_done(made);
     }
 
+    /// Makes a topic of one partition that is compacted as often as can be.
+    pub(crate) async fn make_compacted(&self, topic: &str) {
+        let topic = NewTopic::new(topic, 1, TopicReplication::Fixed(1))
+            .set("cleanup.policy", "compact")
+            .set("segment.ms", "100")
+            .set("min.cleanable.dirty.ratio", "0.01")
+            .set("max.compaction.lag.ms", "100");
+        let made = self.client.create_topics([&topic], &self.options).await.expect("answered");
+        all_done(made);
+    }
+
     /// Waits until the broker leads these topics: it answers that they are made long before, if they
     /// are many.
     pub(crate) async fn lead(&self, topics: &[&str]) {
