@@ -244,11 +244,11 @@ async fn a_listener_to_everything_disturbs_nobody() {
     let mut listener = Listener::on(&transport, &topic("users")).await;
     let mut writer = Writer::new(&transport, &topic("users"));
     for number in 1..=100 {
-        in_time("a publish", secs(1), writer.send()).await.expect("published");
+        in_time("a publish", LONG, writer.send()).await.expect("published");
         listener.numbers([number]).await;
-        in_time("a fence", secs(1), transport.fence()).await.expect("an echo");
+        in_time("a fence", LONG, transport.fence()).await.expect("an echo");
     }
-    in_time("what is heard", secs(1), everything.next()).await.expect("something");
+    in_time("what is heard", LONG, everything.next()).await.expect("something");
 }
 
 #[tokio::test]
@@ -266,5 +266,5 @@ async fn the_limit_is_the_servers_and_follows_it() {
     assert_eq!(listener.message().await.payload().len(), limit);
     let error = writer.send_batch(1, limit + 1).await.expect_err("one over");
     assert_eq!(error.kind(), ErrorKind::PayloadTooLarge, "{error}");
-    until("no task has died", secs(1), async || writer.send().await.is_ok()).await;
+    until("no task has died", LONG, async || writer.send().await.is_ok()).await;
 }

@@ -42,8 +42,8 @@ const SCRIPT_VARIABLE: &str = "HYDRATECACHE_SERVICES_SCRIPT";
 /// Where the script lies in the repository.
 const SCRIPT: &str = "scripts/services.sh";
 /// A first start may have to install the broker, and another one is a JVM's on a busy machine. More than the script's
-/// own limit.
-const STEP_LIMIT: Duration = Duration::from_secs(180);
+/// own limits: a minute to start by default, and half a minute more for another call.
+const STEP_LIMIT: Duration = Duration::from_secs(240);
 /// A drop blocks its thread, so it gives up early.
 const DROP_LIMIT: Duration = Duration::from_secs(10);
 /// So much of the script's complaint goes into an error.

@@ -9,7 +9,7 @@ use hydratecache::{FenceScope, Signal, Transport};
 use hydratecache_nats::NatsTransport;
 use hydratecache_testkit::broker::Broker;
 use hydratecache_testkit::faults::support::{
-    Listener, Writer, fence, in_time, millis, number, secs, topic, until,
+    LONG, Listener, Writer, fence, in_time, millis, number, secs, topic, until,
 };
 
 use crate::support::{connections_at, connections_of, server_id, start, with_users};
@@ -66,7 +66,7 @@ async fn a_fence_in_a_cluster_covers_its_own_server_and_nothing_is_lost_between_
         };
         far.iter().all(heard)
     };
-    until("messages from every server", secs(5), heard).await;
+    until("messages from every server", LONG, heard).await;
     // Its own server's are proven by every fence.
     let mut near = Writer::new(&connect(brokers[0].url()).await, &topic);
     for _ in 0..300 {
@@ -83,7 +83,7 @@ async fn a_fence_in_a_cluster_covers_its_own_server_and_nothing_is_lost_between_
     let last = writer.send_batch(1000, 100).await.expect("published");
     let mut next = 1;
     while next <= last {
-        match listener.next("what another server accepted", secs(5)).await {
+        match listener.next("what another server accepted", LONG).await {
             Signal::Message(it) if it.origin() == Some(writer.origin()) => {
                 assert_eq!(number(&it), next);
                 next += 1;

@@ -1,6 +1,7 @@
 //! P8: close is quick and final.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::join_all;
@@ -10,6 +11,9 @@ use tokio::runtime::Handle;
 use super::subject::{Faults, Subject};
 use super::trial::{CLOSE, Promise, Publisher, Trial, bare, finished};
 use super::{Effort, unique_topic};
+
+/// What a close takes at most.
+const QUICK: Duration = Duration::from_secs(2);
 
 /// P8: close takes 2 seconds at most, streams end, later calls return `Closed`, and no task is
 /// left; dropping a subscription unsubscribes.
@@ -27,7 +31,12 @@ pub async fn p08_close_is_quick_and_final(subject: &dyn Subject, effort: Effort)
     dropping_a_subscription_unsubscribes(&trial).await;
     a_close_that_is_dropped_closes_all_the_same(&trial).await;
     if let Some(faults) = trial.able("closing over a cut link", subject.faults()) {
-        closing_behind_a_broken_link_is_quick(&trial, faults).await;
+        let mut took = closing_behind_a_broken_link(&trial, faults).await;
+        if took > QUICK {
+            // A busy machine may be late, and is not twice.
+            took = closing_behind_a_broken_link(&trial, faults).await;
+        }
+        trial.promise.require(took <= QUICK, || format!("closing a broken link took {took:?}"));
     }
     for _ in 0..effort.pick(200, 10_000) {
         close_races_everything(&trial).await;
@@ -143,7 +152,8 @@ async fn a_close_that_is_dropped_closes_all_the_same(trial: &Trial<'_>) {
     trial.promise.close(&transport).await;
 }
 
-async fn closing_behind_a_broken_link_is_quick(trial: &Trial<'_>, faults: &dyn Faults) {
+/// How long it took at most.
+async fn closing_behind_a_broken_link(trial: &Trial<'_>, faults: &dyn Faults) -> Duration {
     let topic = unique_topic("p8.broken");
     let connect = async || {
         let transport = trial.step("connecting", faults.connect()).await;
@@ -152,25 +162,26 @@ async fn closing_behind_a_broken_link_is_quick(trial: &Trial<'_>, faults: &dyn F
     };
     let (transport, listener) = connect().await;
     trial.step("cutting the link", faults.cut()).await;
-    close_with_calls_under_way(trial, &transport, &topic).await;
+    let cut = close_with_calls_under_way(trial, &transport, &topic).await;
     listener.ends().await;
     trial.step("healing the link", faults.heal()).await;
     let Some(freeze) = trial.able("closing over a frozen link", faults.freeze()) else {
-        return;
+        return cut;
     };
     let (transport, listener) = connect().await;
     trial.step("freezing the link", freeze).await;
-    close_with_calls_under_way(trial, &transport, &topic).await;
+    let frozen = close_with_calls_under_way(trial, &transport, &topic).await;
     listener.ends().await;
     trial.step("thawing the link", faults.thaw()).await;
+    cut.max(frozen)
 }
 
-/// Calls that wait for a broker which cannot answer end with the close.
+/// Calls that wait for a broker which cannot answer end with the close; how long that took.
 async fn close_with_calls_under_way(
     trial: &Trial<'_>,
     transport: &Arc<dyn Transport>,
     topic: &Topic,
-) {
+) -> Duration {
     let batch = vec![bare(hydratecache::Origin::random(), 1, 16)];
     let mut calls = Vec::new();
     // A topic of its own: another reader of one that is proven needs no answer of the broker.
@@ -180,13 +191,14 @@ async fn close_with_calls_under_way(
             calls.push(call);
         }
     }
-    trial.promise.close(transport).await;
+    let took = trial.promise.close(transport).await;
     let answers =
         trial.promise.within(CLOSE, "calls under way at a close to end", join_all(calls)).await;
     trial.promise.require(answers.iter().all(Result::is_err), || {
         format!("the broker could not answer, and a call under way at the close says: {answers:?}")
     });
     everything_answers_closed(trial.promise, transport, topic).await;
+    took
 }
 
 async fn close_races_everything(trial: &Trial<'_>) {

@@ -10,9 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::ledger::Ledger;
 use super::subject::{Faults, Subject};
-use super::trial::{
-    BUSY, Listener, PATIENCE, Publisher, Trial, chance, identity, says_unreachable,
-};
+use super::trial::{Listener, PATIENCE, Publisher, Trial, chance, identity, says_unreachable};
 use super::{Effort, unique_topic};
 
 /// P3: when the system tells of the end of a link. A peer that falls silent takes several times as long to notice.
@@ -23,7 +21,7 @@ const DEAD: Duration = Duration::from_secs(10);
 
 /// P3: on a lost link, `Disrupted` at once; then `Live` and, if anything was missed, `Gap`.
 ///
-/// Cuts a link while others publish: `Disrupted` within seconds, before a ping would notice, in every subscription of the
+/// Cuts a link while others publish: `Disrupted` within a second in every subscription of the
 /// transport, `Live` once the link is healed, a gap for what was missed behind it and before any
 /// later message, and everything afterwards. Then flaps the link up to 100 times.
 pub async fn p03_disrupted_then_live_then_gap(subject: &dyn Subject, effort: Effort) {
@@ -31,23 +29,32 @@ pub async fn p03_disrupted_then_live_then_gap(subject: &dyn Subject, effort: Eff
     let Some(faults) = trial.able("cutting the link", subject.faults()) else {
         return;
     };
+    let mut noticed = Vec::new();
     for missed in [0, 5] {
-        an_outage_is_told_from_begin_to_end(&trial, faults, missed).await;
+        noticed.push(an_outage_is_told_from_begin_to_end(&trial, faults, missed).await);
     }
+    // A busy machine may be late, and is not twice.
+    let is_at_once = noticed.iter().any(|took| *took <= AT_ONCE);
+    trial.promise.require(is_at_once, || format!("cut links were Disrupted after {noticed:?}"));
     flaps_end_live_and_lose_nothing_silently(&trial, faults).await;
 }
 
-async fn an_outage_is_told_from_begin_to_end(trial: &Trial<'_>, faults: &dyn Faults, missed: u64) {
+/// How long it took until the outage was noticed.
+async fn an_outage_is_told_from_begin_to_end(
+    trial: &Trial<'_>,
+    faults: &dyn Faults,
+    missed: u64,
+) -> Duration {
     let mut outage = Outage::begin(trial, faults).await;
     outage.exchange().await;
     trial.step("cutting the link", faults.cut()).await;
     let cut_at = Instant::now();
     for (listener, ledger) in &mut outage.listeners {
-        let left = (AT_ONCE + BUSY).saturating_sub(cut_at.elapsed());
         let disrupted = |signal: &Signal| matches!(signal, Signal::Disrupted(_));
-        let awaited = "Disrupted, at once after the cut";
-        ledger.enter_all(&listener.until(left, awaited, disrupted).await);
+        let awaited = "Disrupted, after the cut";
+        ledger.enter_all(&listener.until(PATIENCE, awaited, disrupted).await);
     }
+    let noticed = cut_at.elapsed();
     for _ in 0..missed {
         outage.attempt().await;
     }
@@ -62,6 +69,7 @@ async fn an_outage_is_told_from_begin_to_end(trial: &Trial<'_>, faults: &dyn Fau
     outage.await_live("a healed link").await;
     outage.exchange().await;
     outage.end().await;
+    noticed
 }
 
 /// A transport with three subscriptions behind a link that breaks, and two publishers elsewhere,

@@ -108,10 +108,13 @@ impl Promise {
         }
     }
 
-    pub(super) async fn close(self, transport: &Arc<dyn Transport>) {
+    /// Returns how long that took.
+    pub(super) async fn close(self, transport: &Arc<dyn Transport>) -> Duration {
+        let began = Instant::now();
         if let Err(error) = self.within(CLOSE, "the end of a close", transport.close()).await {
             self.broken(format!("closing: {error}"));
         }
+        began.elapsed()
     }
 
     /// Tries until `attempt` succeeds.

@@ -159,26 +159,28 @@ pub async fn whatever_a_hundred_flaps_lose_is_behind_a_gap(subject: &dyn Subject
     let writers = [&near, &near, &far].map(|transport| write(transport, &topic, &over));
     let (mut noticed, mut back) = (Rounds::of("a disruption"), Rounds::of("to be live again"));
     for flap in 1..=effort(100, 2000) {
+        // One flap may disrupt it twice.
+        let before = (*live_again.borrow()).max(*disrupted.borrow());
         if flap % 3 == 0 {
             proxy.reset();
         } else {
             proxy.cut();
         }
-        let down = disrupted.wait_for(|count| *count >= flap);
+        let down = disrupted.wait_for(|count| *count > before);
         noticed.one(down).await.expect("the reader reads");
         proxy.heal().expect("heals");
-        let up = live_again.wait_for(|count| *count >= flap);
+        let up = live_again.wait_for(|count| *count > before);
         back.one(up).await.expect("the reader reads");
     }
-    noticed.took_less_than(secs(1), 5);
-    back.took_less_than(secs(2), 5);
+    noticed.took_less_than(secs(1), 20);
+    back.took_less_than(secs(2), 20);
     over.store(true, Ordering::Relaxed);
     let mut ledger = Ledger::default();
     for writer in join_all(writers).await {
         let (origin, acknowledged) = writer.expect("every publish ends in time");
         ledger.acknowledged.insert(origin, acknowledged);
     }
-    // A flap that was counted twice leaves the last one to be healed.
+    // It may have been disrupted a second time.
     tries(async || far.fence().await).await;
     far.close().await.expect("closes, which ends the stream");
     ledger.signals = in_time("the end of the stream", LONG, reader).await.expect("reads");
@@ -194,7 +196,7 @@ fn write(
     tokio::spawn(async move {
         let mut acknowledged = Vec::new();
         while !over.load(Ordering::Relaxed) {
-            match in_time("the answer to a publish", millis(5500), writer.send()).await {
+            match in_time("the answer to a publish", secs(8), writer.send()).await {
                 Ok(number) => acknowledged.push(number),
                 Err(error) => assert!(is_honest(&error), "{error}"),
             }

@@ -80,7 +80,7 @@ pub async fn fences_prove_the_past(
     }
     over.store(true, Ordering::Relaxed);
     for load in load {
-        load.task.await.expect("every publish succeeds");
+        in_time("the last publishes", LONG, load.task).await.expect("every publish succeeds");
     }
     reader.close().await.expect("closes");
     reading.await.expect("no gap, no disruption");
@@ -98,11 +98,16 @@ impl Window {
         Arc::new(Self { pressure, sent: AtomicU64::new(0), read: AtomicU64::new(0) })
     }
 
-    /// Waits until there is room.
-    async fn room(&self) {
-        while !self.is_open() {
+    /// Waits until there is room, or it is over.
+    async fn room(&self, over: &AtomicBool) {
+        while !self.is_open() && !over.load(Ordering::Relaxed) {
             tokio::time::sleep(millis(1)).await;
         }
+    }
+
+    /// What was sent and not read by now will not be.
+    fn reset(&self) {
+        self.sent.store(self.read.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
     fn is_open(&self) -> bool {
@@ -132,7 +137,7 @@ impl Load {
         let count = acknowledged.clone();
         let task = tokio::spawn(async move {
             while !over.load(Ordering::Relaxed) {
-                window.room().await;
+                window.room(&over).await;
                 window.sent.fetch_add(batch.into(), Ordering::SeqCst);
                 let sending = writer.send_batch(batch as usize, window.pressure.payload_bytes);
                 let number = sending.await.expect("published");
@@ -306,6 +311,7 @@ pub async fn nothing_overtakes_while_the_publishing_link_flaps(subject: &dyn Sub
     let reading = tokio::spawn(in_order(subscription, window.clone()));
     for _ in 0..effort(15, 500) {
         proxy.reset();
+        window.reset();
         // Some connections take longer to make than they last if that is cut short every time.
         let before = window.read.load(Ordering::SeqCst);
         let back = async || window.read.load(Ordering::SeqCst) > before + 100;
@@ -333,7 +339,7 @@ async fn flood(
     let mut under_way = FuturesOrdered::new();
     let mut numbers = 1_u64..;
     while !over.load(Ordering::Relaxed) {
-        window.room().await;
+        window.room(&over).await;
         for number in numbers.by_ref().take(10 - under_way.len()) {
             let message = Message::put(key.clone(), number.to_be_bytes().to_vec().into());
             let mut publish = transport.publish(topic.clone(), vec![message]);
@@ -348,7 +354,7 @@ async fn flood(
         let answer = in_time("the answer to a publish", LONG, under_way.next()).await;
         match answer {
             Some(Err(error)) => assert!(error.is_retryable(), "{error}"),
-            // What is refused is not heard, and what is heard is counted once it is accepted.
+            // Only what is accepted is sure to be read.
             Some(Ok(())) => drop(window.sent.fetch_add(1, Ordering::SeqCst)),
             None => {}
         }

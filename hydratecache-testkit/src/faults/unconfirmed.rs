@@ -7,8 +7,8 @@ use crate::proxy::Direction;
 
 use super::Subject;
 use super::support::{
-    ANSWER, LONG, Listener, Writer, connect, connect_via, fence, in_time, millis,
-    no_subscription_left, number, proxy, secs, topic,
+    ANSWER, LONG, Listener, Writer, connect, connect_via, fence, in_time, no_subscription_left,
+    number, proxy, secs, topic,
 };
 
 /// Fault 12: the link is cut at every moment of a proof.
@@ -45,7 +45,7 @@ pub async fn a_subscription_whose_proof_is_always_cut_is_an_error_in_time(subjec
     let proxy = proxy(subject);
     let far = connect_via(subject, &proxy).await;
     subject.cut_of_every_proof().arm(&proxy);
-    let subscribing = in_time("an error", millis(5500), far.subscribe(topic("users")));
+    let subscribing = in_time("an error", secs(8), far.subscribe(topic("users")));
     let error = subscribing.await.expect_err("no proof ever arrives");
     assert!(error.is_retryable(), "{error}");
     proxy.heal().expect("heals");

@@ -59,8 +59,8 @@ use policy::{Policy, Verdict};
 /// let user = users.get_or_load("user:1").await?;       // one load per key at a time
 /// assert_eq!(user.as_deref().map(String::as_str), Some("row of user:1"));
 ///
-/// let user = users.get_within("user:1", Duration::from_secs(5)).await?.expect("loaded");
-/// assert!(user.freshness().proven_within().is_some_and(|age| age < Duration::from_secs(5)));
+/// let user = users.get_within("user:1", Duration::from_secs(1)).await?.expect("loaded");
+/// assert!(user.freshness().proven_within().is_some_and(|age| age < Duration::from_secs(1)));
 /// # Ok(()) }
 /// ```
 #[must_use = "dropping the last clone stops the hydration"]

@@ -159,6 +159,10 @@ mod tests {
     fn disagree<T: DeserializeOwned + Debug>(payload: &[u8]) -> bool {
         let fast: Option<T> = fast(payload);
         let judge: Option<T> = judge(payload).ok();
+        differ(fast, judge)
+    }
+
+    fn differ<T: Debug>(fast: Option<T>, judge: Option<T>) -> bool {
         let text = |value: Option<T>| value.map(|it| format!("{it:?}"));
         matches!((text(fast), text(judge)), (Some(fast), Some(judge)) if fast != judge)
     }
@@ -168,6 +172,7 @@ mod tests {
         let not_a_number = [&[0xfb][..], &f64::NAN.to_be_bytes()].concat();
         assert!(fast::<f64>(&not_a_number).is_some_and(f64::is_nan));
         assert!(!disagree::<f64>(&not_a_number));
+        assert!(differ(Some(f64::NAN), Some(1.0)) && differ(Some(1), Some(2)));
     }
 
     #[derive(Debug, PartialEq, Deserialize)]
