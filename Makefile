@@ -40,8 +40,9 @@ test: ## Starts what it needs and runs every test
 	scripts/golden/check.sh
 	scripts/services/test.sh
 
-check: ## Format, lints, docs and licences, with warnings denied
+check: ## Format, lints, docs, licences and the patches of sim/bugs, with warnings denied
 	cargo fmt --all --check
+	scripts/sim.sh fits
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 	cargo check -p hydratecache --no-default-features
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps

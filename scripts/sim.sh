@@ -3,6 +3,7 @@
 #   sim.sh run [ARGUMENT...]   runs it
 #   sim.sh bugs [NAME...]      puts each bug of sim/bugs, or these, into a copy of the sources, one at a
 #                              time, and checks that the simulation finds it
+#   sim.sh fits                checks only that all of them apply to the sources, which takes no build
 set -euo pipefail
 
 ROOT=$(cd -P "${BASH_SOURCE[0]%/*}/.." && pwd)
@@ -37,6 +38,19 @@ find_bug() {
   esac
 }
 
+does_not_fit() { # does_not_fit PATCH
+  echo "sim.sh: $1 does not apply any more; make it anew" >&2
+  failures=$((failures + 1))
+}
+
+fits() {
+  local failures=0 bug
+  for bug in "$ROOT"/sim/bugs/*.patch; do
+    patch --dry-run --quiet --forward --strip=1 --directory="$ROOT" <"$bug" >/dev/null || does_not_fit "$bug"
+  done
+  ((failures == 0))
+}
+
 bugs() {
   local copy failures=0 name bug
   if (($# == 0)); then
@@ -54,8 +68,7 @@ bugs() {
     bug=$ROOT/sim/bugs/$name.patch
     echo "== $name"
     if ! patch --quiet --forward --strip=1 <"$bug"; then
-      echo "sim.sh: $bug does not apply any more; make it anew" >&2
-      failures=$((failures + 1))
+      does_not_fit "$bug"
       continue
     fi
     find_bug "$CARGO_TARGET_DIR/bug.log" || failures=$((failures + 1))
@@ -76,8 +89,9 @@ case ${1:-} in
     shift
     bugs "$@"
     ;;
+  fits) fits ;;
   *)
-    echo "sim.sh: usage: sim.sh run [ARGUMENT...] | bugs [NAME...]" >&2
+    echo "sim.sh: usage: sim.sh run [ARGUMENT...] | bugs [NAME...] | fits" >&2
     exit 1
     ;;
 esac
