@@ -22,6 +22,9 @@ use crate::support::{command, within};
 /// How long anything may take that is waited for, on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 
+/// How long a click may take until its button shows it.
+const CLICK_LIMIT: Duration = Duration::from_secs(20);
+
 /// How often the page is looked at while something is waited for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -177,11 +180,34 @@ impl Page {
         }
     }
 
-    /// Clicks the button with this label.
+    /// Clicks the button with this label, which then has another one. What moves while it is pressed takes no click,
+    /// and is clicked again, as people do.
     pub(crate) async fn click(&self, label: &str) {
         let css = format!("[aria-label=\"{label}\"]");
-        let button = self.client.find(Locator::Css(&css)).await.expect("it is there");
-        button.click().await.expect("it can be clicked");
+        for _ in 0..3 {
+            let button = self.client.find(Locator::Css(&css)).await.expect("it is there");
+            button.click().await.expect("it can be clicked");
+            let seen = Instant::now();
+            while seen.elapsed() < CLICK_LIMIT {
+                if self.client.find(Locator::Css(&css)).await.is_err() {
+                    return;
+                }
+                sleep(LOOK_INTERVAL).await;
+            }
+        }
+        panic!("three clicks on {label:?} did nothing");
+    }
+
+    /// How far down the buttons with these labels stand, in pixels.
+    pub(crate) async fn places(&self, labels: &[&str]) -> Vec<Value> {
+        let mut places = Vec::new();
+        for label in labels {
+            let place = format!(
+                "return document.querySelector('[aria-label=\"{label}\"]').getBoundingClientRect().top + scrollY"
+            );
+            places.push(self.script(&place).await);
+        }
+        places
     }
 
     /// Presses a key wherever the focus is.

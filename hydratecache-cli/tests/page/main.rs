@@ -37,9 +37,12 @@ async fn a_cut_link_makes_its_replica_suspect_in_words_and_healing_makes_it_fres
              new MutationObserver(hear).observe(announcer, whatever)",
         )
         .await;
+        let buttons = ["Kill, replica 3", "Kill, replica 4", "Kill, replica 12"];
+        let places = page.places(&buttons).await;
         page.click("Cut link, replica 3").await;
         page.shows(&badge(3), "suspect: disrupted").await;
         page.shows("#replica-3 .prose", "Its link is cut").await;
+        assert_eq!(page.places(&buttons).await, places, "buttons stay where they are");
         page.shows("#summary", "11 of 12 replicas are fresh.").await;
         page.shows("#detail", "Replica 3: suspect: disrupted.").await;
         page.shows("#events", "replica 3: suspect: the link is lost").await;
