@@ -10,7 +10,7 @@ use futures::future::ready;
 use hydratecache::cache::Replica;
 use hydratecache::{Channel, ErrorKind, Event, Signal, Topic, Transport};
 use hydratecache_kafka::{KafkaConfig, KafkaTransport, MissingTopics, NewTopic};
-use hydratecache_testkit::faults::support::Rounds;
+use hydratecache_testkit::faults::support::{LONG, Rounds};
 use support::{kafka, within};
 
 fn partitions(count: u16) -> NewTopic {
@@ -60,7 +60,7 @@ async fn a_clear_of_many_partitions_is_heard_once_and_leaves_no_gap() {
             // A sign of life may come between.
             let mut others =
                 updates.by_ref().filter(|event| ready(!matches!(event, Event::Fenced(_))));
-            let event = within(Duration::from_secs(20), others.next()).await;
+            let event = within(LONG, others.next()).await;
             assert!(matches!(event, Some(Event::Update(_))), "{event:?}");
         }
     }
@@ -97,7 +97,7 @@ async fn a_topic_that_does_not_exist_is_a_clear_error_where_making_it_is_not_all
     for config in [config.clone(), refusing] {
         let transport = config.connect().await.expect("connects");
         let channel = Channel::<u32>::new(transport, "nowhere").expect("legal");
-        let limit = Duration::from_secs(20);
+        let limit = LONG;
         let subscribed = within(limit, channel.subscribe()).await.map(drop);
         let published = within(limit, channel.publish("one", &1)).await.map(drop);
         for error in [subscribed.expect_err("no topic"), published.expect_err("no topic")] {
@@ -110,7 +110,7 @@ async fn a_topic_that_does_not_exist_is_a_clear_error_where_making_it_is_not_all
     let channel = Channel::<u32>::new(transport, "nowhere").expect("legal");
     let mut updates = channel.subscribe().await.expect("made");
     channel.publish("one", &1).await.expect("published");
-    assert!(within(Duration::from_secs(20), updates.next()).await.is_some());
+    assert!(within(LONG, updates.next()).await.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -138,7 +138,7 @@ async fn closing_takes_less_than_two_seconds_however_the_broker_is() {
                 assert!(!matches!(signal, Signal::Gap(_)), "{signal:?}");
             }
         };
-        within(Duration::from_secs(20), rest).await;
+        within(LONG, rest).await;
         if is_paused {
             broker.resume().await.expect("resumed");
         }

@@ -13,6 +13,7 @@ use hydratecache::{
     Channel, Error, ErrorKind, Fence, Key, Message, Origin, Position, Signal, Subscription, Topic,
     Transport,
 };
+use hydratecache_testkit::faults::support::LONG;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Code};
@@ -27,9 +28,6 @@ fn cluster() -> Cluster {
     cluster.create_topic("users", PARTITIONS, 3).expect("a topic");
     cluster
 }
-
-/// Whatever ends by itself.
-const LONG: Duration = Duration::from_secs(20);
 
 async fn connect(servers: String) -> Arc<dyn Transport> {
     let config = config(&servers)

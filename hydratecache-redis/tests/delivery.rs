@@ -10,6 +10,7 @@ use hydratecache::cache::Replica;
 use hydratecache::{Change, Channel, ErrorKind, Event, Transport};
 use hydratecache_redis::{RedisConfig, RedisTransport};
 use hydratecache_testkit::broker::{Broker, Kind};
+use hydratecache_testkit::faults::support::LONG;
 use hydratecache_testkit::proxy::TlsFront;
 use support::{admin, within};
 
@@ -45,7 +46,7 @@ async fn the_callers_client_publishes_and_stays_open_after_close() {
     let channel = Channel::<u32>::new(transport.clone(), "numbers").expect("legal");
     let mut updates = channel.subscribe().await.expect("subscribes");
     channel.publish("one", &1).await.expect("published");
-    let event = within(Duration::from_secs(20), updates.next()).await;
+    let event = within(LONG, updates.next()).await;
     assert!(matches!(event, Some(Event::Update(update)) if update.value() == Some(&1)));
     transport.close().await.expect("closes");
     client.ping::<String>(None).await.expect("the caller's client is still open");
@@ -106,12 +107,12 @@ async fn a_user_who_may_not_ask_for_client_info_is_proven_by_a_probe() {
     let granted = Channel::<u32>::new(transport.clone(), "granted").expect("legal");
     let mut updates = granted.subscribe().await.expect("proven by a probe");
     granted.publish("one", &1).await.expect("published");
-    let event = within(Duration::from_secs(20), updates.next()).await;
+    let event = within(LONG, updates.next()).await;
     let Some(Event::Update(update)) = event else { panic!("an update, not {event:?}") };
     assert!(matches!(update.change, Change::Put(_, 1)));
     transport.fence().await.expect("a denied PING is an echo too");
     let denied = Channel::<u32>::new(transport, "denied").expect("legal");
-    let error = within(Duration::from_secs(20), denied.subscribe()).await.expect_err("not granted");
+    let error = within(LONG, denied.subscribe()).await.expect_err("not granted");
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
 }
 

@@ -250,8 +250,8 @@ async fn what_is_loaded_together_is_shared_and_overtaken_as_what_is_loaded_alone
     assert_eq!(error.kind(), ErrorKind::Source);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_source_that_lags_behind_never_replaces_what_was_published() {
+/// A cache with a newer value than its source has, whose link was lost two milliseconds ago.
+async fn behind_a_source_that_lags() -> (Scene, Users) {
     let scene = Scene::new(VersionDomain::Caller);
     let users = scene.users(Mode::Hydrate).await;
     scene.put("a", "new", 2).await;
@@ -259,6 +259,12 @@ async fn a_source_that_lags_behind_never_replaces_what_was_published() {
     scene.table.write("a", "old", Some(1));
     scene.link.cut();
     tokio::time::sleep(Duration::from_millis(2)).await;
+    (scene, users)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_lags_behind_never_replaces_what_was_published() {
+    let (scene, users) = behind_a_source_that_lags().await;
     // No fence can prove so much now: the source is asked.
     let age = Duration::from_millis(1);
     let read = within(users.get_within("a", age)).await.expect("the source answers at once");
@@ -269,14 +275,8 @@ async fn a_source_that_lags_behind_never_replaces_what_was_published() {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_takes_longer_than_a_bound_is_asked_once_for_it() {
-    let scene = Scene::new(VersionDomain::Caller);
-    let users = scene.users(Mode::Hydrate).await;
-    scene.put("a", "new", 2).await;
-    within(users.caught_up()).await.expect("the link is whole");
-    scene.table.write("a", "old", Some(1));
+    let (scene, users) = behind_a_source_that_lags().await;
     scene.table.hold();
-    scene.link.cut();
-    tokio::time::sleep(Duration::from_millis(2)).await;
     let reading = users.clone();
     let reading =
         tokio::spawn(async move { reading.get_within("a", Duration::from_millis(1)).await });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hydratecache::{ErrorKind, Signal, Transport};
 use hydratecache_kafka::{ClientConfig, KafkaConfig};
 use hydratecache_testkit::faults::support::{
-    LONG, Listener, Writer, in_time, number, secs, topic, until,
+    LONG, Listener, Writer, in_time, number, secs, topic, tries, until,
 };
 
 use crate::nameless::Nameless;
@@ -61,15 +61,7 @@ async fn a_cluster_that_names_no_broker_for_a_moment_is_read_and_published_to_on
             }
         }
         // Its limit is as short as the signs of life are frequent.
-        let fencing = async {
-            loop {
-                match transport.fence().await {
-                    Ok(fence) => return fence,
-                    Err(error) => assert!(error.is_retryable(), "{error}"),
-                }
-            }
-        };
-        let fence = in_time("a fence", LONG, fencing).await;
+        let fence = tries(LONG, async || transport.fence().await).await;
         for signal in listener.before(fence).await {
             assert!(matches!(signal, Signal::Disrupted(_) | Signal::Live), "{signal:?}");
         }

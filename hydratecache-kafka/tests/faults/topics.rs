@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use hydratecache::cache::Replica;
 use hydratecache::{Channel, Signal, Topic, Transport};
-use hydratecache_kafka::{KafkaConfig, MissingTopics};
+use hydratecache_kafka::MissingTopics;
 use hydratecache_testkit::broker::Broker;
 use hydratecache_testkit::faults::support::{
     LONG, Listener, Writer, fence, in_time, number, secs, topic, until,
 };
 use hydratecache_testkit::proxy::FaultProxy;
 
-use crate::support::{Admin, config, connections_to, kafka, proxied};
+use crate::support::{Admin, config, connect, connections_to, kafka, proxied};
 
 /// A broker, a transport behind a proxy, and one beside it.
 struct Arena {
@@ -32,16 +32,6 @@ impl Arena {
         let near = connect(config(broker.addr())).await;
         Self { broker, proxy, far, near }
     }
-}
-
-async fn connect(config: KafkaConfig) -> Arc<dyn Transport> {
-    Arc::new(config.connect().await.expect("connects"))
-}
-
-/// The next signal says that the link, or the topic, is back.
-async fn live(listener: &mut Listener) {
-    let live = listener.next("to be live again", LONG).await;
-    assert!(matches!(live, Signal::Live), "Live, not {live:?}");
 }
 
 /// The next signal is a gap of whatever size.
@@ -66,7 +56,7 @@ async fn what_retention_took_from_a_reader_that_was_away_is_a_gap_and_the_rest_a
     // A record each, so the next one to be read is at offset 10.
     admin.expire("users", 0, 40).await;
     proxy.heal().expect("heals");
-    live(&mut listener).await;
+    listener.live(LONG).await;
     gap(&mut listener).await;
     listener.lost(30).await;
     listener.numbers(41..=60).await;
@@ -94,7 +84,7 @@ async fn a_topic_that_was_made_again_while_a_reader_was_away_is_a_gap_and_is_rea
         let mut anew = Writer::new(&stranger, &place);
         anew.send_batch(5, 8).await.expect("published");
         proxy.heal().expect("heals");
-        live(&mut listener).await;
+        listener.live(LONG).await;
         gap(&mut listener).await;
         let mut numbers = Vec::new();
         while numbers.len() < 5 {

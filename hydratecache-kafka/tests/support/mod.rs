@@ -3,8 +3,10 @@
 // Not every test file uses all of it.
 #![allow(dead_code)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use hydratecache::Transport;
 use hydratecache_kafka::{ClientConfig, KafkaConfig};
 use hydratecache_testkit::broker::{Broker, BrokerBuilder, Kind};
 use hydratecache_testkit::kafka::behind_proxies;
@@ -56,6 +58,11 @@ pub(crate) fn connections_to(address: &str) -> std::io::Result<usize> {
 /// The transport's settings for what is at `addr`.
 pub(crate) fn config(addr: &str) -> KafkaConfig {
     KafkaConfig::from_url(&format!("kafka://{addr}")).expect("legal")
+}
+
+/// A transport with these settings.
+pub(crate) async fn connect(config: KafkaConfig) -> Arc<dyn Transport> {
+    Arc::new(config.connect().await.expect("connects"))
 }
 
 /// What brokers answered for each topic.

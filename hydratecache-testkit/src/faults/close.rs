@@ -70,9 +70,16 @@ fn is_open<T>(answer: Result<T, Error>) -> bool {
 
 /// Fault 20: closes while the server does not answer.
 pub async fn a_close_of_a_frozen_server_ends_the_calls_under_way(subject: &dyn Subject) {
+    is_quick_once_of_twice(async |closing, ending| {
+        close_a_frozen_server(subject, closing, ending).await;
+    })
+    .await;
+}
+
+async fn is_quick_once_of_twice(mut close: impl AsyncFnMut(&mut Rounds, &mut Rounds)) {
     let (mut closing, mut ending) = (Rounds::of("the close"), Rounds::of("what a close ends"));
     for _ in 0..2 {
-        close_a_frozen_server(subject, &mut closing, &mut ending).await;
+        close(&mut closing, &mut ending).await;
     }
     closing.fastest_took_less_than(LIMIT);
     ending.fastest_took_less_than(AT_ONCE);
@@ -108,12 +115,10 @@ async fn close_a_frozen_server(subject: &dyn Subject, closing: &mut Rounds, endi
 
 /// Fault 20: closes while there is no server.
 pub async fn a_close_amid_an_outage_ends_the_calls_that_wait_for_its_end(subject: &dyn Subject) {
-    let (mut closing, mut ending) = (Rounds::of("the close"), Rounds::of("what a close ends"));
-    for _ in 0..2 {
-        close_amid_an_outage(subject, &mut closing, &mut ending).await;
-    }
-    closing.fastest_took_less_than(LIMIT);
-    ending.fastest_took_less_than(AT_ONCE);
+    is_quick_once_of_twice(async |closing, ending| {
+        close_amid_an_outage(subject, closing, ending).await;
+    })
+    .await;
 }
 
 async fn close_amid_an_outage(subject: &dyn Subject, closing: &mut Rounds, ending: &mut Rounds) {

@@ -13,9 +13,12 @@ use tokio::task::JoinHandle;
 
 use super::support::{
     LONG, Listener, Rounds, Writer, connect, connect_via, connect_with, effort, in_time, millis,
-    number, proxy, resident_bytes, secs, topic,
+    number, proxy, resident_bytes, secs, topic, tries,
 };
 use super::{Missed, Patience, Subject};
+
+/// How long a call may be tried until it succeeds.
+const CALL_LIMIT: Duration = secs(30);
 
 /// Fault 6: down for long while everybody publishes, subscribes and asks for fences.
 pub async fn a_long_outage_costs_no_memory_and_every_publish_fails_in_time(subject: &dyn Subject) {
@@ -24,7 +27,7 @@ pub async fn a_long_outage_costs_no_memory_and_every_publish_fails_in_time(subje
     let transport = connect_with(subject, setup).await;
     let topic = topic("users");
     // Its limits are so short that an error is an honest answer of a busy machine.
-    let subscribing = tries(async || transport.subscribe(topic.clone()).await);
+    let subscribing = tries(CALL_LIMIT, async || transport.subscribe(topic.clone()).await);
     let mut listener = Listener::over(subscribing.await);
     broker.kill9().await.expect("killed");
     listener.disrupted(LONG).await;
@@ -47,7 +50,7 @@ pub async fn a_long_outage_costs_no_memory_and_every_publish_fails_in_time(subje
         user.expect("every call ends in time, and succeeds in the end");
     }
     let mut writer = Writer::new(&transport, &topic);
-    tries(async || writer.send().await).await;
+    tries(CALL_LIMIT, async || writer.send().await).await;
     loop {
         match listener.next("what was published last", LONG).await {
             Signal::Message(message) if message.origin() == Some(writer.origin()) => return,
@@ -56,19 +59,6 @@ pub async fn a_long_outage_costs_no_memory_and_every_publish_fails_in_time(subje
             other => panic!("what was published last, not {other:?}"),
         }
     }
-}
-
-/// What `call` yields once it succeeds.
-async fn tries<T>(mut call: impl AsyncFnMut() -> hydratecache::Result<T>) -> T {
-    let trying = async {
-        loop {
-            match call().await {
-                Ok(done) => return done,
-                Err(error) => assert!(error.is_retryable(), "{error}"),
-            }
-        }
-    };
-    in_time("a call to succeed", secs(30), trying).await
 }
 
 type User = futures::future::BoxFuture<'static, ()>;
@@ -181,7 +171,7 @@ pub async fn whatever_a_hundred_flaps_lose_is_behind_a_gap(subject: &dyn Subject
         ledger.acknowledged.insert(origin, acknowledged);
     }
     // It may have been disrupted a second time.
-    tries(async || far.fence().await).await;
+    tries(CALL_LIMIT, async || far.fence().await).await;
     far.close().await.expect("closes, which ends the stream");
     ledger.signals = in_time("the end of the stream", LONG, reader).await.expect("reads");
     ledger.check(subject.missed());

@@ -97,10 +97,9 @@ pub async fn of_so_many_that_lose_their_broker_two_at_most_read_the_source(
 ) {
     assert_eq!(subject.missed(), Missed::Gone, "a broker that keeps messages has them read again");
     // Whoever does not hear of a claim in time makes one, too; on a busy machine one more may be late.
-    let scans = scans_after_a_restart(subject, replicas).await;
+    let mut scans = scans_after_a_restart(subject, replicas).await;
     if scans == 3 {
-        let again = scans_after_a_restart(subject, replicas).await;
-        return assert!((1..=2).contains(&again), "{scans}, and then {again}");
+        scans = scans_after_a_restart(subject, replicas).await;
     }
     assert!((1..=2).contains(&scans), "{scans}");
 }

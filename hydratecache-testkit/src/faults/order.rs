@@ -17,7 +17,7 @@ use tokio::task::coop::{consume_budget, has_budget_remaining};
 
 use super::support::{
     LONG, Listener, Writer, connect, connect_via, connect_via_with, effort, fence, in_time, millis,
-    number, proxy, secs, topic, until,
+    number, proxy, secs, topic, tries, until,
 };
 use super::{Missed, Setup, Subject};
 
@@ -189,15 +189,7 @@ pub async fn a_fence_right_after_a_reconnect_passes_every_subscription_behind_it
         for listener in &mut listeners {
             listener.disrupted(LONG).await;
         }
-        let fence = async {
-            loop {
-                if let Ok(fence) = transport.fence().await {
-                    return fence;
-                }
-                tokio::time::sleep(millis(1)).await;
-            }
-        };
-        let fence = in_time("a fence on the new connection", LONG, fence).await;
+        let fence = tries(LONG, async || transport.fence().await).await;
         for listener in &mut listeners {
             let before = listener.before(fence).await;
             let is_told = match subject.missed() {

@@ -76,9 +76,6 @@ pub async fn in_time<T>(what: impl Display, limit: Duration, future: impl Future
     outcome.unwrap_or_else(|_| panic!("waited {limit:?} for {what}"))
 }
 
-/// What a call takes at most that need not wait for its limit: less than a publish's by default.
-pub const ANSWER: Duration = secs(4);
-
 /// How long each round of something took. A busy machine delays a few of them; what is slow by itself is slow in
 /// all.
 #[derive(Debug)]
@@ -130,6 +127,20 @@ pub async fn until(what: impl Display, limit: Duration, mut condition: impl Asyn
         }
     };
     in_time(what, limit, asking).await;
+}
+
+/// What `call` yields once it succeeds: until then its errors must be worth another try.
+pub async fn tries<T>(limit: Duration, mut call: impl AsyncFnMut() -> Result<T>) -> T {
+    let trying = async {
+        loop {
+            match call().await {
+                Ok(done) => return done,
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+            }
+            tokio::time::sleep(millis(1)).await;
+        }
+    };
+    in_time("a call to succeed", limit, trying).await
 }
 
 /// Waits until the broker has no subscription any more, where it tells.
